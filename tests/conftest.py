@@ -1,0 +1,24 @@
+"""What every test shares: a small machine's settings, and a figure window that never opens."""
+
+import os
+
+import pytest
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax
+
+
+@pytest.fixture
+def strict_promotion():
+    """Ops and layers never promote a dtype or a rank by accident."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture
+def x64():
+    """Runs a test with 64-bit types."""
+    with jax.enable_x64(True):
+        yield

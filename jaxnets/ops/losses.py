@@ -46,8 +46,8 @@ def cross_entropy(
       Szegedy et al., 2016. Rethinking the Inception architecture for computer vision (label smoothing).
 
     >>> loss = cross_entropy(jnp.zeros((3, 2)), jnp.array([0, 1, -1]), ignore=-1)
-    >>> loss.total, loss.weight
-    (Array(1.3862944, dtype=float32), Array(2., dtype=float32))
+    >>> f"{loss.value:.4f}", loss.weight
+    ('0.6931', Array(2., dtype=float32))
     """
     rows, classes = logits.shape[:-1], logits.shape[-1]
     if labels.shape not in (rows, logits.shape):
@@ -100,8 +100,8 @@ def binary_cross_entropy(
       ValueError: If the shapes do not fit.
       TypeError: If `where` is not boolean.
 
-    >>> binary_cross_entropy(jnp.zeros(2), jnp.array([0, 1])).value
-    Array(0.6931472, dtype=float32)
+    >>> f"{binary_cross_entropy(jnp.zeros(2), jnp.array([0, 1])).value:.4f}"
+    '0.6931'
     """
     return _elementwise(
         "binary_cross_entropy",
@@ -139,8 +139,8 @@ def focal(
     References:
       Lin et al., 2017. Focal loss for dense object detection.
 
-    >>> focal(jnp.zeros(2), jnp.array([0, 1])).value
-    Array(0.1732868, dtype=float32)
+    >>> f"{focal(jnp.zeros(2), jnp.array([0, 1])).value:.4f}"
+    '0.1733'
     """
     if gamma < 0:
         raise ValueError(f"focal: gamma must be at least 0, got {gamma}")
@@ -200,7 +200,9 @@ def absolute_error(
     """
 
     def formula(predictions: Array, targets: Array) -> Array:
-        return jnp.abs(predictions - targets)
+        # JAX gives |x| the slope 1 at 0; this product has the value of |x| and the slope sign(x), 0 at 0.
+        error = predictions - targets
+        return error * jnp.sign(error)
 
     return _elementwise("absolute_error", formula, ("predictions", predictions), ("targets", targets), where=where)
 
@@ -269,8 +271,8 @@ def gaussian_nll(
     References:
       Nix and Weigend, 1994. Estimating the mean and variance of the target probability distribution.
 
-    >>> gaussian_nll(jnp.zeros(2), jnp.zeros(2), jnp.zeros(2)).value
-    Array(0.9189385, dtype=float32)
+    >>> f"{gaussian_nll(jnp.zeros(2), jnp.zeros(2), jnp.zeros(2)).value:.4f}"
+    '0.9189'
     """
 
     def formula(mean: Array, log_variance: Array, targets: Array) -> Array:
@@ -304,8 +306,8 @@ def kl_divergence(
     References:
       Kullback and Leibler, 1951. On information and sufficiency.
 
-    >>> kl_divergence(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))).value
-    Array(0.14384103, dtype=float32)
+    >>> f"{kl_divergence(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))).value:.4f}"
+    '0.1438'
     """
 
     def formula(log_p: Array, log_q: Array) -> Array:

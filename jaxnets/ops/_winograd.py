@@ -1,0 +1,132 @@
+"""Winograd's minimal filtering F(4x4, 3x3): 36 products for 16 outputs of a 3x3 window, where the direct form has 144.
+
+Both axes are cut into tiles of 4 outputs, which see 6 inputs. In the basis of polynomial values at six points the
+convolution of a tile is a product, value by value, so over channels it is 36 matrix products:
+
+    output = A' [ (G kernel G') * (B' tile B) ] A        (' is the transpose, * a product for each of the 36 values)
+
+The points are 0, +-5/8, +-3/2 and infinity rather than the textbook's 0, +-1, +-2: the transforms are then better
+conditioned and the float32 error is a quarter of the usual one, 1e-6 to 3e-6 of the largest output.
+
+References:
+  Lavin and Gray, 2016. Fast algorithms for convolutional neural networks.
+  Barabasz, Anderson, Soodhalter and Gregg, 2020. Error analysis and improving the accuracy of Winograd convolution.
+"""
+
+import numpy as np
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxnets.ops._chunks import chunk_rows, map_chunks, sum_chunks
+from jaxnets.ops._convolution_geometry import Geometry, accumulation_dtype
+
+_TILE = 4
+_POINTS = (0.0, 5 / 8, -5 / 8, 3 / 2, -3 / 2)
+
+
+def _toom_cook(points: tuple[float, ...], outputs: int, taps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A [values, outputs], B [inputs, values] and G [values, taps] for finite points and one at infinity."""
+    values = outputs + taps - 1
+    at_infinity = lambda width: np.eye(width)[-1:]
+    powers = lambda width: np.vander(points, width, increasing=True)
+    others = [np.delete(points, i) for i in range(len(points))]
+    scale = np.array([np.prod(point - rest) for point, rest in zip(points, others, strict=True)])
+    a = np.concatenate([powers(outputs), at_infinity(outputs)])
+    g = np.concatenate([powers(taps) / scale[:, None], at_infinity(taps)])
+    b = np.zeros((values, values))
+    for i, rest in enumerate(others):
+        b[:-1, i] = np.poly(rest)[::-1]  # the polynomial that vanishes at every other point
+    b[:, -1] = np.poly(points)[::-1]
+    return a, b, g
+
+
+_A, _B, _G = _toom_cook(_POINTS, _TILE, 3)
+
+
+def fits(geometry: Geometry) -> bool:
+    """Whether the convolution is a plain 3x3 one."""
+    return (
+        geometry.window == (3, 3) and geometry.strides == geometry.dilation == (1, 1) and geometry.groups == 1
+    )
+
+
+def winograd(geometry: Geometry, x: Array, kernel: Array) -> Array:
+    """The output [B, H', W', F]."""
+    wide = accumulation_dtype(x.dtype)
+    weights = _kron(_G, wide) @ kernel.astype(wide).reshape(9, -1)
+    weights = weights.reshape(36, *kernel.shape[2:])
+    height, width = geometry.out_spatial
+
+    def rows(x: Array) -> Array:
+        values = jnp.matmul(_input_values(geometry, x.astype(wide)), weights, precision=geometry.precision)
+        tiles = _kron(_A.T, wide) @ values.reshape(36, -1)
+        down, across = _tiles(geometry)
+        tiles = tiles.reshape(_TILE, _TILE, x.shape[0], down, across, kernel.shape[-1])
+        y = tiles.transpose(2, 3, 0, 4, 1, 5).reshape(x.shape[0], down * _TILE, across * _TILE, kernel.shape[-1])
+        return y[:, :height, :width].astype(x.dtype)
+
+    return map_chunks(rows, x, chunk_rows(x.shape[0], _row_bytes(geometry, kernel, wide)))
+
+
+def winograd_kernel_gradient(geometry: Geometry, x: Array, g: Array) -> Array:
+    """The gradient of the kernel [3, 3, C, F]."""
+    wide = accumulation_dtype(x.dtype)
+    kernel_shape = (3, 3, x.shape[-1], g.shape[-1])
+
+    def rows(x: Array, g: Array) -> Array:
+        inputs, outputs = _input_values(geometry, x.astype(wide)), _output_values(geometry, g.astype(wide))
+        return jnp.einsum("vtc,vtf->vcf", inputs, outputs, precision=geometry.precision)
+
+    values = sum_chunks(rows, x, g, chunk_rows(x.shape[0], _row_bytes(geometry, np.empty(kernel_shape), wide)))
+    return (_kron(_G.T, wide) @ values.reshape(36, -1)).reshape(kernel_shape).astype(x.dtype)
+
+
+def _tiles(geometry: Geometry) -> tuple[int, int]:
+    down, across = (-(-n // _TILE) for n in geometry.out_spatial)
+    return down, across
+
+
+def _row_bytes(geometry: Geometry, kernel, wide) -> int:
+    down, across = _tiles(geometry)
+    return 36 * down * across * max(kernel.shape[2:]) * jnp.dtype(wide).itemsize
+
+
+def _kron(matrix: np.ndarray, dtype) -> Array:
+    """The transform of both axes as one matrix."""
+    return jnp.asarray(np.kron(matrix, matrix), dtype)
+
+
+def _input_values(geometry: Geometry, x: Array) -> Array:
+    """B' tile B for every tile of 6x6 inputs, tiles overlapping by 2: [36, B * tiles, C]."""
+    down, across = _tiles(geometry)
+    # Two zero rows and columns more than the tiles need make the array whole blocks of 4.
+    pads = [
+        (low, (count + 1) * _TILE - size - low)
+        for count, size, (low, _) in zip((down, across), x.shape[1:3], geometry.padding, strict=True)
+    ]
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    x = x.reshape(x.shape[0], down + 1, _TILE, across + 1, _TILE, x.shape[-1])
+    rows = [x[:, i // _TILE : i // _TILE + down, i % _TILE] for i in range(6)]
+    values = []
+    for row in (_combine(c, rows) for c in _B.T):
+        columns = [row[:, :, j // _TILE : j // _TILE + across, j % _TILE] for j in range(6)]
+        values += [_combine(c, columns).reshape(-1, x.shape[-1]) for c in _B.T]
+    return jnp.stack(values)
+
+
+def _output_values(geometry: Geometry, g: Array) -> Array:
+    """A tile A' for every tile of 4x4 output gradients: [36, B * tiles, F]."""
+    down, across = _tiles(geometry)
+    pads = [(0, count * _TILE - size) for count, size in zip((down, across), g.shape[1:3], strict=True)]
+    g = jnp.pad(g, ((0, 0), *pads, (0, 0)))
+    g = g.reshape(g.shape[0], down, _TILE, across, _TILE, g.shape[-1])
+    values = []
+    for row in (_combine(c, [g[:, :, i] for i in range(_TILE)]) for c in _A):
+        values += [_combine(c, [row[:, :, :, j] for j in range(_TILE)]).reshape(-1, g.shape[-1]) for c in _A]
+    return jnp.stack(values)
+
+
+def _combine(coefficients: np.ndarray, arrays: list[Array]) -> Array:
+    terms = [a if c == 1 else float(c) * a for c, a in zip(coefficients, arrays, strict=True) if c]
+    return sum(terms[1:], start=terms[0])

@@ -1,0 +1,50 @@
+"""Data: named sources, decoded images, seeded loaders, data on the device, augmentation."""
+
+from jaxnets.data.augment import (
+    Augment,
+    affine,
+    chain,
+    channel_statistics,
+    cutmix,
+    cutout,
+    mixup,
+    normalise,
+    random_affine,
+    random_crop,
+    random_flip,
+    random_rotation,
+)
+from jaxnets.data.decode import decode_image
+from jaxnets.data.device import DeviceData
+from jaxnets.data.images import Images, load_images
+from jaxnets.data.loader import Indexable, Loader, batches
+from jaxnets.data.sources import SOURCES, RemoteFile, Source, fetch
+from jaxnets.data.splits import split_validation, stratified_split
+
+__all__ = [
+    "SOURCES",
+    "Augment",
+    "DeviceData",
+    "Images",
+    "Indexable",
+    "Loader",
+    "RemoteFile",
+    "Source",
+    "affine",
+    "batches",
+    "chain",
+    "channel_statistics",
+    "cutmix",
+    "cutout",
+    "decode_image",
+    "fetch",
+    "load_images",
+    "mixup",
+    "normalise",
+    "random_affine",
+    "random_crop",
+    "random_flip",
+    "random_rotation",
+    "split_validation",
+    "stratified_split",
+]

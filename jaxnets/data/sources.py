@@ -97,7 +97,10 @@ def _download(name: str, filename: str, file: RemoteFile, url: str) -> Path:
                 # The part left from earlier belonged to another version of the file: once more, from its start.
                 store.fetch(filename, downloader=_Resuming(partial))
     except requests.RequestException as error:
-        reason = " ".join(str(error).split())
+        cause: BaseException = error
+        while cause.__context__ is not None:  # the system's own words, under what each library wrapped around them
+            cause = cause.__context__
+        reason = " ".join(str(cause).split())
         raise ConnectionError(
             f"fetch: cannot download {url} ({reason}): check the network, or set JAXNETS_DATA to a folder that "
             f"holds {name}/{filename}"

@@ -161,7 +161,9 @@ def test_offline(cache):
     assert f"http://127.0.0.1:{port}/file.bin" in message
     assert "JAXNETS_DATA" in message
     assert "toy/file.bin" in message
+    assert "refused" in message
     assert "\n" not in message
+    assert len(message) < 250
 
 
 def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):

@@ -1,0 +1,43 @@
+"""Training: a state, a pure compiled step, and the loop, checkpoints and records around it."""
+
+from jaxnets.train import plots
+from jaxnets.train.checkpoint import Checkpoints
+from jaxnets.train.logging import JsonLines, progress, read_json_lines
+from jaxnets.train.loop import evaluate, every, fit
+from jaxnets.train.metrics import accuracy, confusion_matrix, top_k_accuracy
+from jaxnets.train.optim import OPTIMIZERS, SCHEDULES, decay_mask, make_schedule, optimizer
+from jaxnets.train.programs import DeviceResident, runs_scanned
+from jaxnets.train.run import Run, read_config
+from jaxnets.train.state import State, create
+from jaxnets.train.step import make_eval_step, make_step, predict
+from jaxnets.train.weights import load_weights, save_weights
+
+__all__ = [
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "Checkpoints",
+    "DeviceResident",
+    "JsonLines",
+    "Run",
+    "State",
+    "accuracy",
+    "confusion_matrix",
+    "create",
+    "decay_mask",
+    "evaluate",
+    "every",
+    "fit",
+    "load_weights",
+    "make_eval_step",
+    "make_schedule",
+    "make_step",
+    "optimizer",
+    "plots",
+    "predict",
+    "progress",
+    "read_config",
+    "read_json_lines",
+    "runs_scanned",
+    "save_weights",
+    "top_k_accuracy",
+]

@@ -1,0 +1,266 @@
+"""Checkpoints through Orbax: whole, checked leaf by leaf, and with the one before to fall back on."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnets.train.files import replacing
+from jaxnets.train.paths import check_same, flatten
+from jaxnets.train.state import State
+
+_LOGGER = logging.getLogger(__name__)
+_SEAL = "checksums.json"
+
+
+class Checkpoints:
+    """The checkpoints of a run, `<directory>/<step>/`, written in the background and waited for on leaving.
+
+    An instance is itself a callback for `every`, and one that Ctrl-C calls:
+
+        with Checkpoints(run / "checkpoints") as checkpoints:
+            found = checkpoints.restore(state)
+            state, extra = found or (state, {})
+            state, metrics = fit(state, step, data, steps=1000, callbacks=[every(100, checkpoints)])
+            checkpoints.save(state)
+
+    A flipped bit on the disk raises no error by itself, so each leaf is kept with its checksum, and so is each file:
+    those are compared first, for the libraries that read a damaged file tell of it at length.
+    """
+
+    on_interrupt = True
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keep: int = 2,
+        report: Callable[[str], None] = _LOGGER.warning,
+    ):
+        """Opens a directory of checkpoints, which the first save makes.
+
+        Args:
+          directory: Where they lie.
+          keep: How many of the newest are kept.
+          report: Told in one line of each checkpoint that cannot be used.
+
+        Raises:
+          ValueError: If keep is not positive.
+        """
+        if keep < 1:
+            raise ValueError(f"Checkpoints: keep must be positive, got {keep}")
+        self.directory = Path(directory).absolute()
+        self.keep = keep
+        self.report = report
+        self._manager: Any = None
+        self._saved: int | None = None
+        self._unsealed: int | None = None
+
+    def save(self, state: State, extra: Mapping[str, Any] | None = None) -> None:
+        """Copies the state and writes it in the background; a failure surfaces at the next save, wait or exit.
+
+        Later steps that are on the disk, of a history that was left for an older checkpoint, are deleted.
+
+        Args:
+          state: May be donated as soon as this returns.
+          extra: What else to keep; must fit in JSON.
+
+        Raises:
+          OSError: If an earlier save could not be written.
+        """
+        step = int(state.step)
+        if step == self._saved:
+            return
+        import orbax.checkpoint as ocp
+
+        leaves = flatten(state)
+        # A copy of its own, since on a CPU a fetched array is a view of the buffer that is about to be donated.
+        fetched = jax.device_get({path: _data(leaf) for path, leaf in leaves.items()})
+        arrays = {path: np.array(array) for path, array in fetched.items()}
+        description = {path: [*_described(leaf), _checksum(arrays[path])] for path, leaf in leaves.items()}
+        keys = {path: str(jax.random.key_impl(leaf)) for path, leaf in leaves.items() if _is_key(leaf)}
+        index = {"leaves": description, "keys": keys, "extra": dict(extra or {})}
+        manager = self._opened(step)
+        items = {"state": ocp.args.StandardSave(arrays), "index": ocp.args.JsonSave(index)}
+        manager.save(step, args=ocp.args.Composite(**items), force=True)
+        self._saved = self._unsealed = step
+
+    def __call__(self, step: int, state: State | None, metrics: Mapping[str, float]) -> None:
+        """Saves, as a callback of `every`."""
+        if state is None:
+            raise TypeError("Checkpoints: needs the state, so wrap it: every(100, checkpoints)")
+        self.save(state)
+
+    def restore(self, template: State) -> tuple[State, dict[str, Any]] | None:
+        """Reads the newest good checkpoint.
+
+        Args:
+          template: A state of the same structure, such as `create` makes; its values are not used.
+
+        Returns:
+          The state and what was saved beside it; None where there is no checkpoint, or none that can be read.
+
+        Raises:
+          ValueError: If a checkpoint is whole but of another structure, shape or dtype: names the path, what was
+            found and what was wanted.
+        """
+        self.wait()
+        for step in self.steps()[::-1]:
+            try:
+                with _silence():
+                    index, arrays = self._read(step, template)
+            except _MismatchError as error:
+                raise ValueError(str(error)) from None
+            except Exception as error:  # whatever a damaged file makes the libraries raise
+                reason = str(error).strip().split("\n")[0][:200]
+                self.report(f"checkpoint {self.directory / str(step)} cannot be used: {type(error).__name__}: {reason}")
+                continue
+            return _rebuilt(template, arrays, index["keys"]), index["extra"]
+        return None
+
+    def steps(self) -> list[int]:
+        """The steps that are on the disk, in order."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
+
+    def wait(self) -> None:
+        """Waits until everything is written; raises what went wrong in writing it."""
+        if self._manager is not None:
+            written, self._unsealed = self._unsealed, None
+            self._manager.wait_until_finished()
+            if written is not None:
+                _seal(self.directory / str(written))
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._manager is not None:
+            try:
+                self.wait()
+            finally:
+                self._manager.close()
+                self._manager = None
+
+    def _opened(self, step: int) -> Any:
+        """Orbax's manager, ready to write a step that is newer than all the others."""
+        import orbax.checkpoint as ocp
+
+        self.wait()
+        later = [other for other in self.steps() if other >= step]
+        for other in later:
+            shutil.rmtree(self.directory / str(other))
+        if self._manager is None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            options = ocp.CheckpointManagerOptions(max_to_keep=self.keep, cleanup_tmp_directories=True)
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        elif later:
+            self._manager.reload()
+        return self._manager
+
+    def _read(self, step: int, template: State) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        import orbax.checkpoint as ocp
+
+        folder = self.directory / str(step)
+        _check_seal(folder)
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            index = reader.restore(folder / "index", args=ocp.args.JsonRestore())
+        found = {path: (shape, dtype) for path, (shape, dtype, _) in index["leaves"].items()}
+        leaves = flatten(template)
+        try:
+            check_same(f"restore: {folder}", found, {path: _described(leaf) for path, leaf in leaves.items()})
+        except ValueError as error:
+            raise _MismatchError(str(error)) from None
+        data = {path: jax.eval_shape(_data, leaf) for path, leaf in leaves.items()}
+        target = {path: np.empty(like.shape, like.dtype) for path, like in data.items()}
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            arrays = reader.restore(folder / "state", args=ocp.args.StandardRestore(target))
+        for path, (_, _, checksum) in index["leaves"].items():
+            if _checksum(arrays[path]) != checksum:
+                raise ValueError(f"{path} is damaged")
+        return index, arrays
+
+
+class _MismatchError(Exception):
+    """A checkpoint of another structure: nothing is damaged, so the one before would not help."""
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _data(leaf: Any) -> Any:
+    """A leaf as plain numbers: typed PRNG keys by their words."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _described(leaf: Any) -> tuple[list[int], str]:
+    return list(jnp.shape(leaf)), str(leaf.dtype if _is_key(leaf) else jnp.result_type(leaf))
+
+
+def _rebuilt(template: State, arrays: Mapping[str, np.ndarray], keys: Mapping[str, str]) -> State:
+    """The template's structure, key types and placement with the values of the arrays."""
+
+    def leaf(path: str, like: Any) -> Any:
+        # A copy: an array that shared NumPy's memory could not be donated.
+        array = jnp.array(arrays[path])
+        if path in keys:
+            array = jax.random.wrap_key_data(array, impl=keys[path])
+        # An array that was bound to no device stays so: programs compiled for the one do not fit the other.
+        bound = getattr(like, "committed", True) and getattr(like, "sharding", None)
+        return jax.device_put(array, bound) if bound else array
+
+    leaves = [leaf(path, like) for path, like in flatten(template).items()]
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def _checksum(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _seal(folder: Path) -> None:
+    """Writes down the checksums of the files of a finished checkpoint."""
+    text = json.dumps(_file_checksums(folder), indent=1)
+    with replacing(folder / _SEAL) as part:
+        part.write_text(text)
+
+
+def _check_seal(folder: Path) -> None:
+    """Raises ValueError if a file is not as it was; a process that was killed leaves its last checkpoint unsealed."""
+    seal = folder / _SEAL
+    if not seal.exists():
+        return
+    found = _file_checksums(folder)
+    for name, checksum in json.loads(seal.read_bytes()).items():
+        if found.get(name) != checksum:
+            raise ValueError(f"{name} is {'damaged' if name in found else 'missing'}")
+
+
+def _file_checksums(folder: Path) -> dict[str, str]:
+    sums = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SEAL):
+        with path.open("rb") as file:
+            sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps the libraries' own accounts of a damaged file off the screen: `report` gives one."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

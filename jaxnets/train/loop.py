@@ -1,0 +1,238 @@
+"""The loop: many steps in one compiled program, cut into calls short enough to be watched and stopped."""
+
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+
+from jaxnets.train.programs import (
+    DeviceResident,
+    Sums,
+    is_resident,
+    runs_scanned,
+    scanned_runner,
+    single_runner,
+    streamed_runner,
+)
+from jaxnets.train.state import State
+from jaxnets.train.step import EvalStep, Step
+from jaxnets.typing import Batch
+
+Callback = Callable[[int, State | None, dict[str, float]], None]
+"""`callback(step, state, metrics)`."""
+
+
+def fit(
+    state: State,
+    step: Step,
+    data: DeviceResident | Iterable[Batch],
+    *,
+    steps: int,
+    callbacks: Sequence[Callback] = (),
+    seconds_per_call: float = 0.5,
+    scan: bool | None = None,
+) -> tuple[State, dict[str, float]]:
+    """Trains until `state.step` is `steps`; a state that has steps behind it goes on from there.
+
+    Over device-resident data a call is one compiled program of many steps, as many as fit in `seconds_per_call`, cut
+    at the multiples of every `every`. How the steps are cut into calls changes no bit of the result. The state is
+    donated: use the one returned, and copy what a callback keeps.
+
+    Ctrl-C ends the call in progress, runs the callbacks marked `on_interrupt` (checkpoints are), and then raises
+    KeyboardInterrupt; a second Ctrl-C raises at once. Other threads than the main one leave signals alone.
+
+    Args:
+      state: From `create`, or restored.
+      step: From `make_step`; compiled here, once for every length of call.
+      data: Device-resident, or an iterable of NumPy batches. An iterable with `seek(step)` is told where to begin;
+        one that ends is begun again. A batch must not be written to once it was handed over.
+      steps: Where to stop, counted from the first step of all.
+      callbacks: Called with (step, state, metrics). One made by `every` is given the state; a plain one runs after
+        each call, one call late so that the device never waits, and is given None for the state, which is gone by then.
+      seconds_per_call: About how long a call lasts.
+      scan: Whether many steps go in one program, for device-resident data; None leaves it to `runs_scanned`. The two
+        ways differ in the last bits: a resumed run must be told the way it began with.
+
+    Returns:
+      The state, and the metrics of the last call.
+
+    Raises:
+      ValueError: If the data ends early or `scan` is asked of data from the host.
+      TypeError: If the data is neither a pytree with `batch` nor an iterable.
+      KeyboardInterrupt: After Ctrl-C.
+    """
+    if is_resident(data):
+        scan = runs_scanned(step, state, data) if scan is None else scan
+        run = (scanned_runner if scan else single_runner)(step, data)
+    elif scan:
+        raise ValueError("fit: scan=True needs device-resident data, got an iterable of batches")
+    else:
+        run = streamed_runner(step, data, int(state.step))
+
+    done = int(state.step)
+    pace = _Pace(seconds_per_call)
+    timed = [(callback, _Totals()) for callback in callbacks if isinstance(callback, _Every)]
+    plain = [callback for callback in callbacks if not isinstance(callback, _Every)]
+    metrics: dict[str, float] = {}
+    late: _Call | None = None
+
+    def report(call: _Call) -> None:
+        nonlocal metrics
+        sums = jax.device_get(call.sums)
+        pace.saw(call)
+        metrics = _Totals().add(sums).means()
+        for _, totals in timed:
+            totals.add(sums)
+        for callback in plain:
+            callback(call.end, None, metrics)
+
+    with _interruption() as interrupted:
+        while done < steps and not interrupted():
+            ends = [steps, done + pace.length] + [done + timer.n - done % timer.n for timer, _ in timed]
+            count, begun = min(ends) - done, time.perf_counter()
+            state, sums = run(state, done, count)
+            done += count
+            call, late = late, _Call(done, count, sums, begun)
+            if call is not None:
+                report(call)
+            due = [(timer, totals) for timer, totals in timed if done % timer.n == 0]
+            if due:
+                report(late)
+                late = None
+            for timer, totals in due:
+                timer.callback(done, state, totals.means())
+                totals.clear()
+        if late is not None:
+            report(late)
+        if interrupted():
+            for timer, totals in timed:
+                if timer.on_interrupt and done % timer.n:
+                    timer.callback(done, state, totals.means())
+            raise KeyboardInterrupt
+    return state, metrics
+
+
+def every(n: int, callback: Callback, *, on_interrupt: bool | None = None) -> Callback:
+    """Makes a callback for `fit` that runs at the multiples of n steps, with the state and the means since it last ran.
+
+    Args:
+      n: Steps between two runs.
+      callback: Called with (step, state, metrics); the state must be copied to be kept.
+      on_interrupt: Whether Ctrl-C runs it too, wherever it falls; by default as the attribute `on_interrupt` of the
+        callback says, False without one.
+
+    Raises:
+      ValueError: If n is not positive.
+    """
+    if n < 1:
+        raise ValueError(f"every: n must be positive, got {n}")
+    if on_interrupt is None:
+        on_interrupt = getattr(callback, "on_interrupt", False)
+    return _Every(n, callback, on_interrupt)
+
+
+def evaluate(eval_step: EvalStep, state: State, data: Iterable[Batch]) -> dict[str, float]:
+    """The means over all of the data, exact whatever the sizes of the batches.
+
+    Args:
+      eval_step: From `make_eval_step`; compiled here, once for each shape of batch.
+      state: Not donated.
+      data: Batches; one pass is made.
+
+    Raises:
+      ValueError: If there is no batch.
+    """
+    program, totals, late = jax.jit(eval_step), _Totals(), None
+    for batch in data:
+        late, ended = program(state, batch), late
+        if ended is not None:
+            totals.add(jax.device_get(ended))
+    if late is None:
+        raise ValueError("evaluate: data has no batch")
+    return totals.add(jax.device_get(late)).means()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Every:
+    n: int
+    callback: Callback
+    on_interrupt: bool
+
+    def __call__(self, step: int, state: State | None, metrics: dict[str, float]) -> None:
+        self.callback(step, state, metrics)
+
+
+@dataclasses.dataclass
+class _Call:
+    """Steps under way on the device: where they end, their sums, and when they were handed over."""
+
+    end: int
+    count: int
+    sums: Sums
+    begun: float
+
+
+class _Pace:
+    """How many steps a call should have, from how long the last ones took."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self.length = 1
+        self._last_end = 0.0
+
+    def saw(self, call: _Call) -> None:
+        """Takes note of a call that has just ended."""
+        now = time.perf_counter()
+        elapsed = now - max(call.begun, self._last_end)
+        self._last_end = now
+        wanted = self.seconds * call.count / max(elapsed, 1e-9)
+        # A call seen late looks shorter than it was; growth by two at most keeps that harmless.
+        self.length = int(min(max(wanted, 1), 2 * self.length))
+
+
+class _Totals:
+    """Sums on the host in float64, so that no count is too large."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, float]] = {}
+
+    def add(self, sums: Sums) -> "_Totals":
+        for name, mean in sums.items():
+            total, weight = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = total + float(mean.total), weight + float(mean.weight)
+        return self
+
+    def means(self) -> dict[str, float]:
+        # The loss first: what comes out of a program is sorted by name.
+        sums = sorted(self._sums.items(), key=lambda item: item[0] != "loss")
+        return {name: total / weight if weight else float("nan") for name, (total, weight) in sums}
+
+    def clear(self) -> None:
+        self._sums.clear()
+
+
+@contextmanager
+def _interruption() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C into a flag; yields the flag."""
+    flag = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()
+    if not main or before in (None, signal.SIG_IGN):
+        yield flag.is_set
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if flag.is_set():
+            raise KeyboardInterrupt
+        flag.set()
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield flag.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,152 @@
+"""The classic optimizers by name, all from Optax, and the schedules that scale their learning rate."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import optax.contrib
+from optax.contrib import MuonDimensionNumbers
+
+_DECAYED = ("kernel", "recurrent_kernel", "embedding")
+
+
+def optimizer(
+    name: str,
+    learning_rate: Any,
+    *,
+    schedule: str = "constant",
+    steps: int | None = None,
+    warmup: int = 0,
+    weight_decay: Any = 0.0,
+    momentum: Any = 0.9,
+    clip: Any = None,
+    **options: Any,
+) -> optax.GradientTransformation:
+    """Makes an optimizer from its name; learning_rate, weight_decay, momentum and clip may be traced values.
+
+    Weight decay acts on the parameters named kernel, recurrent_kernel or embedding, so never on a bias or a norm. It
+    is decoupled from the gradient (and scaled by the learning rate) for adamw, lion and muon; for the others it is
+    the classic penalty, added to the gradient. Muon acts on kernels, their last axis being the output; everything
+    else is left to Adam, at the same learning rate.
+
+    Args:
+      name: One of `OPTIMIZERS`: sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, lion, muon.
+      learning_rate: The scale of the schedule, its largest value.
+      schedule: The schedule's shape: constant, cosine, linear or one_cycle.
+      steps: The horizon, at which the schedule ends; not needed for constant.
+      warmup: Steps over which the rate rises to its full value.
+      weight_decay: 0 for none.
+      momentum: For momentum and nesterov alone.
+      clip: Largest global norm of the gradient; None for no limit.
+      **options: Handed to the Optax rule, such as `b2=0.99` for adam.
+
+    Raises:
+      ValueError: If a name is unknown, or the horizon is missing or no longer than the warm-up.
+
+    >>> tx = optimizer("adamw", 1e-3, schedule="cosine", steps=1000, warmup=50, weight_decay=0.01)
+    """
+    if name not in _RULES:
+        raise ValueError(f"optimizer: unknown name {name!r}, choose from {', '.join(OPTIMIZERS)}")
+    factor = make_schedule(schedule, steps, warmup)
+    if name in ("momentum", "nesterov"):
+        options["decay"] = momentum
+    limit = [] if clip is None else [optax.clip_by_global_norm(clip)]
+    # Only a plain 0 leaves decay out: a traced value cannot be compared.
+    none = isinstance(weight_decay, int | float) and weight_decay == 0
+    decay = [] if none else [optax.add_decayed_weights(weight_decay, mask=decay_mask)]
+    before, after = ([], decay) if name in ("adamw", "lion", "muon") else (decay, [])
+    scale = optax.scale_by_learning_rate(lambda count: learning_rate * factor(count))
+    return optax.chain(*limit, *before, _RULES[name](**options), *after, scale)
+
+
+def make_schedule(name: str, steps: int | None = None, warmup: int = 0) -> Callable[[Any], Any]:
+    """Makes a schedule's shape: from the number of steps taken to a factor in [0, 1].
+
+    The rate rises in a line to 1 at step `warmup`, then keeps (constant) or falls to 0 at step `steps` (a line or
+    half a cosine) and stays there. one_cycle rises and falls in half cosines, up for
+    `warmup` steps, by default 30 % of all.
+
+    Args:
+      name: One of `SCHEDULES`.
+      steps: The horizon.
+      warmup: Steps before the factor is 1.
+
+    Raises:
+      ValueError: If the name is unknown, or the horizon is missing or no longer than the warm-up.
+
+    References:
+      Loshchilov and Hutter, 2017. SGDR: stochastic gradient descent with warm restarts (cosine).
+      Smith and Topin, 2018. Super-convergence (one cycle).
+
+    >>> float(make_schedule("linear", 100)(25))
+    0.75
+    """
+    if name not in SCHEDULES:
+        raise ValueError(f"make_schedule: unknown name {name!r}, choose from {', '.join(SCHEDULES)}")
+    if warmup < 0:
+        raise ValueError(f"make_schedule: warmup must be at least 0, got {warmup}")
+    if name != "constant" and (steps is None or steps <= warmup):
+        raise ValueError(f"make_schedule: {name} needs steps above warmup={warmup}, got steps={steps}")
+    shape = _shape(name, steps or 0, warmup)
+    # Rounding takes Optax's line a little below 0.
+    return lambda count: jnp.clip(shape(count), 0.0, 1.0)
+
+
+def _shape(name: str, steps: int, warmup: int) -> Callable[[Any], Any]:
+    if name == "one_cycle":
+        # Optax rounds down to whole steps, hence the half.
+        return optax.cosine_onecycle_schedule(steps, 1.0, pct_start=(warmup + 0.5) / steps if warmup else 0.3)
+    if name == "cosine":
+        fall = optax.cosine_decay_schedule(1.0, steps - warmup)
+    elif name == "linear":
+        fall = optax.linear_schedule(1.0, 0.0, steps - warmup)
+    else:
+        fall = optax.constant_schedule(1.0)
+    if warmup == 0:
+        return fall
+    # Rising from 1 / (warmup + 1), since a first step at rate 0 would be wasted.
+    return optax.join_schedules([optax.linear_schedule(1 / (warmup + 1), 1.0, warmup), fall], [warmup])
+
+
+def decay_mask(params: Any) -> Any:
+    """True for the parameters that weight decay acts on, told by the last name of their path."""
+    return jax.tree.map_with_path(lambda path, _: _name(path) in _DECAYED, params)
+
+
+def _muon(*, consistent_rms: Any = 0.2, **options: Any) -> optax.GradientTransformation:
+    """Muon on kernels, Adam on the rest; updates are as large as AdamW's, so that one learning rate fits both."""
+
+    def dimensions(path: Any, leaf: Any) -> MuonDimensionNumbers | None:
+        if _name(path) not in ("kernel", "recurrent_kernel") or leaf.ndim < 2:
+            return None
+        return MuonDimensionNumbers(reduction_axis=tuple(range(leaf.ndim - 1)), output_axis=leaf.ndim - 1)
+
+    return optax.contrib.muon(
+        learning_rate=-1.0,  # the bare direction: decay and the scheduled rate follow
+        muon_weight_dimension_numbers=lambda params: jax.tree.map_with_path(dimensions, params),
+        consistent_rms=consistent_rms,
+        **options,
+    )
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path[-1:], simple=True)
+
+
+_RULES: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "sgd": optax.identity,
+    "momentum": optax.trace,
+    "nesterov": functools.partial(optax.trace, nesterov=True),
+    "adagrad": optax.scale_by_rss,
+    "rmsprop": optax.scale_by_rms,
+    "adam": optax.scale_by_adam,
+    "adamw": optax.scale_by_adam,
+    "lion": optax.scale_by_lion,
+    "muon": _muon,
+}
+
+OPTIMIZERS = tuple(_RULES)
+SCHEDULES = ("constant", "cosine", "linear", "one_cycle")

@@ -1,0 +1,155 @@
+"""Pictures of a run, drawn without a window and written whole or not at all."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from jaxnets.train.files import replacing
+from jaxnets.train.logging import read_json_lines
+
+_INK, _PALE, _COLOURS = "#22313f", "#d5dbe0", ("#2166ac", "#d6604d", "#4d9221", "#762a83", "#b8860b", "#35978f")
+
+
+def curves(
+    records: Sequence[Mapping[str, Any]] | str | os.PathLike[str], path: str | os.PathLike[str], *, title: str = ""
+) -> None:
+    """Draws each metric over the steps, metrics that differ in their prefix alone (`test_loss`, `loss`) together.
+
+    Args:
+      records: As `JsonLines` writes them, or the file itself.
+      path: The PNG to write.
+      title: What stands above.
+
+    Raises:
+      ValueError: If no record holds a step and a number.
+      ImportError: If Matplotlib is not installed.
+    """
+    if isinstance(records, str | os.PathLike):
+        records = read_json_lines(records)
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for record in records:
+        for name, value in record.items():
+            if name in ("step", "seconds") or "step" not in record or not isinstance(value, int | float):
+                continue
+            panels.setdefault(name.rsplit("_", 1)[-1], {}).setdefault(name, []).append((record["step"], value))
+    if not panels:
+        raise ValueError("curves: no record holds a step and a metric")
+
+    figure = _figure(5.2 * len(panels), 3.6)
+    for axes, (metric, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for colour, (name, points) in zip(_cycled(_COLOURS, len(lines)), lines.items(), strict=True):
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, color=colour, linewidth=1.6, label=name, marker="o" if len(x) == 1 else None)
+        axes.set_xlabel("step")
+        axes.set_ylabel(metric)
+        axes.grid(color=_PALE, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(lines) > 1:
+            axes.legend(frameon=False)
+    _write(figure, path, title)
+
+
+def confusion(matrix: Int[np.ndarray, "k k"], classes: Sequence[str], path: str | os.PathLike[str]) -> None:
+    """Draws a confusion matrix: labels down, predictions across, shaded by the part of the label's rows.
+
+    Args:
+      matrix: Counts, as `confusion_matrix` makes them.
+      classes: Their names.
+      path: The PNG to write.
+
+    Raises:
+      ValueError: If there is not a name for each class.
+      ImportError: If Matplotlib is not installed.
+    """
+    if len(classes) != len(matrix):
+        raise ValueError(f"confusion: {len(classes)} names for a matrix of {len(matrix)} classes")
+    figure = _figure(*[max(4.0, 0.55 * len(matrix) + 1.5)] * 2)
+    axes = figure.subplots()
+    parts = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    ticks = np.arange(len(matrix))
+    axes.set_xticks(
+        ticks, classes, rotation=45 if max(map(len, classes)) > 2 else 0, ha="right", rotation_mode="anchor"
+    )
+    axes.set_yticks(ticks, classes)
+    axes.tick_params(length=0)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("label")
+    if len(matrix) <= 30:
+        for row, column in zip(*np.nonzero(matrix), strict=True):
+            colour = "white" if parts[row, column] > 0.5 else _INK
+            text = str(matrix[row, column])
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    _write(figure, path, f"{np.trace(matrix) / max(matrix.sum(), 1):.2%} of {matrix.sum():,} right")
+
+
+def wrong(
+    images: Shaped[np.ndarray, "n h w c"],
+    labels: Int[np.ndarray, " n"],
+    probabilities: Shaped[np.ndarray, "n k"],
+    classes: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    most: int = 36,
+) -> None:
+    """Draws a grid of the images that were taken for another class, the surest mistakes first.
+
+    Args:
+      images: Of 1 or 3 channels, any range of values.
+      labels: What they are.
+      probabilities: What the model gave each class.
+      classes: Their names.
+      path: The PNG to write.
+      most: How many to draw.
+
+    Raises:
+      ImportError: If Matplotlib is not installed.
+    """
+    predictions = probabilities.argmax(axis=1)
+    sureness = probabilities.max(axis=1)
+    mistakes = np.flatnonzero(predictions != labels)
+    shown = mistakes[np.argsort(-sureness[mistakes], kind="stable")][:most]
+    columns = min(max(len(shown), 1), 9)
+    rows = max(math.ceil(len(shown) / columns), 1)
+    figure = _figure(max(1.25 * columns, 4.0), 1.55 * rows + 0.6)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for axes, i in zip(grid, shown, strict=False):
+        axes.imshow(_displayed(images[i]), cmap="gray", interpolation="nearest")
+        axes.set_title(f"{classes[labels[i]]} as {classes[predictions[i]]}\n{sureness[i]:.0%}", fontsize=8, color=_INK)
+    _write(figure, path, f"{len(mistakes):,} of {len(labels):,} wrong")
+
+
+def _figure(width: float, height: float) -> Any:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need Matplotlib: pip install 'jaxnets[examples]'") from error
+    # A figure of its own canvas: pyplot would keep it, and look for a screen.
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _write(figure: Any, path: str | os.PathLike[str], title: str) -> None:
+    if title:
+        figure.suptitle(title, color=_INK, fontsize=11)
+    with replacing(path) as part:
+        figure.savefig(part, format="png")
+
+
+def _displayed(image: np.ndarray) -> np.ndarray:
+    """Stretched to [0, 1]; one channel without its axis."""
+    image = image.astype(np.float32)
+    image = (image - image.min()) / max(float(image.max() - image.min()), 1e-9)
+    return image[..., 0] if image.shape[-1] == 1 else image
+
+
+def _cycled(items: Sequence[str], count: int) -> list[str]:
+    return [items[i % len(items)] for i in range(count)]

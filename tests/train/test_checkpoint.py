@@ -1,0 +1,171 @@
+import json
+import random
+import shutil
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnets import train
+
+
+def at(state, step):
+    return state.replace(step=jnp.int32(step), params=jax.tree.map(lambda leaf: leaf + step, state.params))
+
+
+@pytest.fixture(scope="module")
+def saved(made, tmp_path_factory):
+    """Steps 1, 2 and 3, of which two are kept."""
+    directory = tmp_path_factory.mktemp("saved")
+    with train.Checkpoints(directory) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(at(made.state(), step), {"step": step})
+    return directory
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "copy")
+
+
+def restored(made, directory):
+    reports = []
+    state, extra = train.Checkpoints(directory, report=reports.append).restore(made.state())
+    assert int(state.step) == extra["step"]
+    assert made.digest(state) == made.digest(at(made.state(), extra["step"]))
+    return extra["step"], reports
+
+
+def test_the_newest_are_kept_and_restored(made, saved):
+    assert train.Checkpoints(saved).steps() == [2, 3]
+    assert restored(made, saved) == (3, [])
+
+
+def test_nothing_to_restore_makes_nothing(made, tmp_path):
+    assert train.Checkpoints(tmp_path / "none").restore(made.state()) is None
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_restored_state_is_like_the_template(made, saved):
+    state, _ = train.Checkpoints(saved).restore(made.state())
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, made.state())
+    assert state.key.dtype == made.state().key.dtype
+    from_shapes, _ = train.Checkpoints(saved).restore(jax.eval_shape(made.state))
+    assert made.digest(state) == made.digest(from_shapes)
+    # What was read must be donatable, which memory shared with NumPy is not.
+    train.fit(state, made.step, made.data, steps=4)
+
+
+def test_a_donated_state_can_be_saved_first(made, tmp_path):
+    with train.Checkpoints(tmp_path) as checkpoints:
+        state, _ = train.fit(made.state(), made.step, made.data, steps=2, callbacks=[train.every(2, checkpoints)])
+        want = made.digest(state)
+        train.fit(state, made.step, made.data, steps=9)
+    assert made.digest(checkpoints.restore(made.state())[0]) == want
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "empty", "delete"])
+def test_damage_to_any_file_falls_back_with_one_line(made, copy, capfd, harm):
+    rng = random.Random(0)
+    files = [path for path in (copy / "3").rglob("*") if path.is_file() and path.stat().st_size]
+    assert len(files) > 5
+    for path in files:
+        whole = path.read_bytes()
+        damaged = bytearray(whole)
+        damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        if harm == "delete":
+            path.unlink()
+        else:
+            path.write_bytes({"flip": damaged, "truncate": whole[: len(whole) // 2], "empty": b""}[harm])
+        step, reports = restored(made, copy)
+        if harm == "delete" and path.name == "checksums.json":
+            assert (step, reports) == (3, [])  # as a process leaves it that was killed: the leaves have their own
+        else:
+            assert step == 2
+            assert len(reports) == 1
+            assert str(copy / "3") in reports[0]
+            assert "\n" not in reports[0]
+        path.write_bytes(whole)
+    assert restored(made, copy) == (3, [])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_damaged_leaf_is_seen_without_the_checksums_of_files(made, copy):
+    (copy / "3" / "checksums.json").unlink()
+    (path,) = (path for path in (copy / "3" / "index").iterdir() if b'"leaves"' in path.read_bytes())
+    index = json.loads(path.read_text())
+    index["leaves"]["params/Dense_0/kernel"][2] = "0" * 64
+    path.write_text(json.dumps(index))
+    step, reports = restored(made, copy)
+    assert step == 2
+    assert reports[0].endswith("params/Dense_0/kernel is damaged")
+
+
+def test_all_damaged_is_as_none(made, copy):
+    reports = []
+    for step in ("2", "3"):
+        shutil.rmtree(copy / step / "state")
+    assert train.Checkpoints(copy, report=reports.append).restore(made.state()) is None
+    assert len(reports) == 2
+
+
+def test_a_run_goes_on_after_a_fallback(made, copy):
+    (copy / "3" / "_CHECKPOINT_METADATA").write_bytes(b"\xff")
+    with train.Checkpoints(copy, report=lambda line: None) as checkpoints:
+        state, _ = checkpoints.restore(made.state())
+        assert int(state.step) == 2
+        checkpoints.save(at(made.state(), 3), {"step": 3})
+    assert restored(made, copy) == (3, [])
+    assert checkpoints.steps() == [2, 3]
+
+
+def test_an_older_damaged_one_is_no_hindrance(made, copy):
+    (copy / "2" / "_CHECKPOINT_METADATA").write_bytes(b"\xff")
+    with train.Checkpoints(copy) as checkpoints:
+        checkpoints.save(at(made.state(), 4), {"step": 4})
+    assert restored(made, copy) == (4, [])
+
+
+def test_saving_the_same_step_again_does_nothing(made, tmp_path):
+    with train.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(at(made.state(), 1), {"first": True})
+        checkpoints.save(at(made.state(), 1), {"first": False})
+    assert checkpoints.restore(made.state())[1] == {"first": True}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"params": {}}, r"holds params/BatchNorm_0/bias float32\[16\], which is not wanted \(and \d+ more"),
+        ({"carry": np.zeros(2, np.float32)}, r"lacks carry, wanted float32\[2\]"),
+        ({"step": jnp.zeros(3, jnp.int32)}, r"holds step int32\[\], wanted int32\[3\]"),
+        ({"step": jnp.float32(0)}, r"holds step int32\[\], wanted float32\[\]"),
+        ({"key": jax.random.key(0, impl="rbg")}, r"holds key key<fry>\[\], wanted key<rbg>\[\]"),
+    ],
+)
+def test_another_structure_is_named_and_no_reason_to_fall_back(made, saved, change, message):
+    with pytest.raises(ValueError, match=message):
+        train.Checkpoints(saved).restore(made.state().replace(**change))
+
+
+def test_failures_of_the_background_surface(made, tmp_path, monkeypatch):
+    checkpoints = train.Checkpoints(tmp_path / "run")
+    checkpoints.save(at(made.state(), 1))
+
+    def fail():
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoints._manager, "wait_until_finished", fail)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoints.save(at(made.state(), 2))
+    monkeypatch.undo()
+    checkpoints.__exit__()
+
+
+def test_bad_arguments(made, tmp_path):
+    with pytest.raises(ValueError, match="Checkpoints: keep must be positive, got 0"):
+        train.Checkpoints(tmp_path, keep=0)
+    with pytest.raises(TypeError, match="wrap it: every"):
+        train.Checkpoints(tmp_path)(1, None, {})

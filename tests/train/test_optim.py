@@ -1,0 +1,161 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnets import train
+
+PARAMS = {
+    "Dense_0": {"kernel": jnp.full((4, 3), 0.5), "bias": jnp.full(3, 0.5)},
+    "Conv_0": {"kernel": jnp.full((3, 2, 5), 0.5)},
+    "LayerNorm_0": {"scale": jnp.full(3, 0.5), "bias": jnp.full(3, 0.5)},
+    "Embed_0": {"embedding": jnp.full((7, 4), 0.5)},
+    "LSTM_0": {"kernel": jnp.full((4, 8), 0.5), "recurrent_kernel": jnp.full((2, 8), 0.5), "bias": jnp.full(8, 0.5)},
+}
+DECAYED = {
+    "Dense_0": {"kernel": True, "bias": False},
+    "Conv_0": {"kernel": True},
+    "LayerNorm_0": {"scale": False, "bias": False},
+    "Embed_0": {"embedding": True},
+    "LSTM_0": {"kernel": True, "recurrent_kernel": True, "bias": False},
+}
+
+
+def updated(optimizer, params, gradient, steps=1):
+    @jax.jit
+    def run(params):
+        opt_state = optimizer.init(params)
+        for _ in range(steps):
+            updates, opt_state = optimizer.update(gradient, opt_state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    return run(params)
+
+
+@pytest.mark.parametrize("name", train.OPTIMIZERS)
+def test_each_lowers_a_loss(name):
+    target = jnp.array(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
+
+    def loss(params):
+        return jnp.square(params["kernel"] + params["bias"] - target).mean()
+
+    optimizer = train.optimizer(name, 0.05, schedule="cosine", steps=60, warmup=3, clip=10.0)
+
+    def step(carry, _):
+        params, opt_state = carry
+        value, gradient = jax.value_and_grad(loss)(params)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), value
+
+    params = {"kernel": jnp.zeros((4, 3)), "bias": jnp.zeros(3)}
+    _, losses = jax.jit(lambda carry: jax.lax.scan(step, carry, length=60))((params, optimizer.init(params)))
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "want"),
+    [
+        ("sgd", [-0.2, -0.4]),
+        ("momentum", [-0.2, -0.2 - 0.2 * 1.9]),
+        ("nesterov", [-0.2 * 1.9, -0.2 * 1.9 - 0.2 * (1 + 0.9 * 1.9)]),
+        ("adam", [-0.1, -0.2]),
+        ("lion", [-0.1, -0.2]),
+    ],
+)
+def test_updates_by_hand(name, want):
+    # A constant gradient of 2 at a rate of 0.1.
+    optimizer = train.optimizer(name, 0.1)
+    for steps, value in enumerate(want, start=1):
+        params = updated(optimizer, {"bias": jnp.zeros(1)}, {"bias": jnp.full(1, 2.0)}, steps)
+        np.testing.assert_allclose(params["bias"], value, rtol=1e-5)
+
+
+def test_decay_goes_by_path_and_never_by_rank():
+    assert train.decay_mask(PARAMS) == DECAYED
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), PARAMS)
+    assert train.decay_mask(stacked) == DECAYED
+
+
+@pytest.mark.parametrize("name", train.OPTIMIZERS)
+def test_decay_moves_what_it_should_and_nothing_else(name):
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    after = updated(train.optimizer(name, 0.1, weight_decay=0.1), PARAMS, zero)
+    moved = jax.tree.map(lambda a, b: bool((a < b).all()), after, PARAMS)
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), after, PARAMS)
+    assert moved == DECAYED
+    assert same == jax.tree.map(lambda decays: not decays, DECAYED)
+    if name in ("adamw", "lion", "muon"):
+        np.testing.assert_allclose(after["Dense_0"]["kernel"], 0.5 * (1 - 0.1 * 0.1), rtol=1e-6)
+
+
+def test_clipping_limits_the_norm_of_the_gradient():
+    gradient = {"bias": jnp.array([30.0, 40.0])}
+    params = updated(train.optimizer("sgd", 1.0, clip=5.0), {"bias": jnp.zeros(2)}, gradient)
+    np.testing.assert_allclose(params["bias"], [-3.0, -4.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["nesterov", "adamw", "muon"])
+def test_every_hyperparameter_may_be_traced(name):
+    params = PARAMS["Dense_0"]
+    gradient = jax.tree.map(jnp.ones_like, params)
+
+    def run(rate, decay, momentum, clip):
+        options = {"weight_decay": decay, "momentum": momentum, "clip": clip}
+        return updated(train.optimizer(name, rate, schedule="linear", steps=9, **options), params, gradient)
+
+    values = jnp.array([[0.01, 0.1], [0.0, 0.1], [0.5, 0.9], [1.0, 2.0]])
+    swept = jax.jit(jax.vmap(run))(*values)
+    second = jax.tree.map(lambda leaf: leaf[1], swept)
+    chex.assert_trees_all_close(second, run(0.1, 0.1, 0.9, 2.0), rtol=1e-4)
+
+
+def test_schedules_are_shapes_between_0_and_1():
+    for name in train.SCHEDULES:
+        for warmup in (0, 4):
+            factor = train.make_schedule(name, 20, warmup)
+            values = np.asarray(jax.jit(jax.vmap(factor))(jnp.arange(25)))
+            assert values.min() >= 0
+            assert values.max() == pytest.approx(1)
+            peak = 6 if (name, warmup) == ("one_cycle", 0) else warmup
+            assert values[peak] == pytest.approx(1)
+            assert values[0] > 0
+            assert np.all(np.diff(values[: peak + 1]) > 0)
+            end = 1 if name == "constant" else 0
+            np.testing.assert_allclose(values[20:], end, atol=1e-5)
+    np.testing.assert_allclose(
+        [train.make_schedule("linear", 20, 4)(step) for step in (0, 3, 12)], [0.2, 0.8, 0.5], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        [train.make_schedule("cosine", 20)(step) for step in (0, 10, 15)], [1, 0.5, 0.1464466], rtol=1e-6
+    )
+
+
+def test_options_reach_the_rule():
+    params, gradient = {"bias": jnp.zeros(1)}, {"bias": jnp.ones(1)}
+    a, b = (updated(train.optimizer("adam", 0.1, b1=b1), params, gradient, 2) for b1 in (0.9, 0.0))
+    want = updated(optax.adam(0.1, b1=0.0), params, gradient, 2)
+    chex.assert_trees_all_close(b, want, rtol=1e-6)
+    chex.assert_trees_all_close(a, b, rtol=1e-5)
+
+
+def test_muon_orthogonalises_kernels():
+    gradient = {"kernel": jnp.array(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)}
+    after = updated(train.optimizer("muon", 1.0), {"kernel": jnp.zeros((6, 4))}, gradient)
+    values = np.linalg.svd(after["kernel"], compute_uv=False)
+    assert values.max() / values.min() < 2 < np.linalg.cond(gradient["kernel"])
+
+
+def test_wrong_names_are_listed():
+    with pytest.raises(ValueError, match="unknown name 'adamm', choose from sgd, momentum, nesterov, adagrad, rmsprop"):
+        train.optimizer("adamm", 0.1)
+    with pytest.raises(ValueError, match="unknown name 'step', choose from constant, cosine, linear, one_cycle"):
+        train.optimizer("sgd", 0.1, schedule="step")
+    with pytest.raises(ValueError, match="cosine needs steps above warmup=0, got steps=None"):
+        train.optimizer("sgd", 0.1, schedule="cosine")
+    with pytest.raises(ValueError, match="linear needs steps above warmup=5, got steps=5"):
+        train.make_schedule("linear", 5, 5)
+    with pytest.raises(ValueError, match="warmup must be at least 0, got -1"):
+        train.make_schedule("constant", 5, -1)

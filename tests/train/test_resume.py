@@ -1,0 +1,95 @@
+"""Ctrl-C and resume: the same bits as a run that nothing stopped."""
+
+import signal
+
+import pytest
+
+from jaxnets import train
+
+STEPS = 14
+
+
+def uninterrupted(problem, data, scan):
+    return problem.digest(train.fit(problem.state(), problem.step, data, steps=STEPS, scan=scan)[0])
+
+
+@pytest.mark.parametrize("at", [1, 5, 7])
+@pytest.mark.parametrize("way", ["scan", "single", "convolved", "stream"])
+def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_bits(request, tmp_path, way, at):
+    problem = request.getfixturevalue("convolved" if way == "convolved" else "made")
+    data, scan = (problem.stream(), None) if way == "stream" else (problem.data, way == "scan")
+    before = signal.getsignal(signal.SIGINT)
+
+    pressed = []
+
+    def interrupt(step, state, metrics):
+        if step >= at and not pressed:
+            pressed.append(step)
+            signal.raise_signal(signal.SIGINT)
+
+    with train.Checkpoints(tmp_path) as checkpoints:
+        options = {"callbacks": [train.every(3, checkpoints), interrupt], "seconds_per_call": 1e-9, "scan": scan}
+        with pytest.raises(KeyboardInterrupt):
+            train.fit(problem.state(), problem.step, data, steps=STEPS, **options)
+    assert signal.getsignal(signal.SIGINT) is before
+
+    state, _ = train.Checkpoints(tmp_path).restore(problem.state())
+    assert at <= int(state.step) <= at + 2
+    state, _ = train.fit(state, problem.step, data, steps=STEPS, scan=scan)
+    assert problem.digest(state) == uninterrupted(problem, data, scan)
+
+
+def test_a_second_ctrl_c_raises_at_once(made):
+    after = []
+
+    def interrupt(step, state, metrics):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        after.append(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(made.state(), made.step, made.data, steps=STEPS, callbacks=[interrupt])
+    assert after == []
+
+
+def test_only_marked_callbacks_run_on_interruption_and_none_twice(made):
+    ran = []
+
+    def interrupt(step, state, metrics):
+        ran.append(("plain", step))
+        signal.raise_signal(signal.SIGINT)
+
+    def logged(name):
+        return lambda step, state, metrics: ran.append((name, step))
+
+    callbacks = [
+        train.every(4, interrupt),
+        train.every(4, logged("due"), on_interrupt=True),
+        train.every(3, logged("marked"), on_interrupt=True),
+        train.every(100, logged("unmarked")),
+    ]
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(made.state(), made.step, made.data, steps=STEPS, callbacks=callbacks)
+    assert ran == [("marked", 3), ("plain", 4), ("due", 4), ("marked", 4)]
+
+
+def test_ignored_signals_stay_ignored(made):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        callbacks = [lambda step, state, metrics: signal.raise_signal(signal.SIGINT)]
+        state, _ = train.fit(made.state(), made.step, made.data, steps=3, callbacks=callbacks)
+        assert int(state.step) == 3
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_the_handler_is_given_back_after_an_error(made):
+    before = signal.getsignal(signal.SIGINT)
+
+    def fail(step, state, metrics):
+        raise RuntimeError("in a callback")
+
+    with pytest.raises(RuntimeError, match="in a callback"):
+        train.fit(made.state(), made.step, made.data, steps=3, callbacks=[fail])
+    assert signal.getsignal(signal.SIGINT) is before

@@ -13,9 +13,10 @@ References:
   Barabasz, Anderson, Soodhalter and Gregg, 2020. Error analysis and improving the accuracy of Winograd convolution.
 """
 
-import numpy as np
+import math
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from jaxnets.ops._chunks import chunk_rows, map_chunks, sum_chunks
@@ -107,12 +108,12 @@ def _input_values(geometry: Geometry, x: Array) -> Array:
     ]
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     x = x.reshape(x.shape[0], down + 1, _TILE, across + 1, _TILE, x.shape[-1])
-    rows = [x[:, i // _TILE : i // _TILE + down, i % _TILE] for i in range(6)]
-    values = []
-    for row in (_combine(c, rows) for c in _B.T):
-        columns = [row[:, :, j // _TILE : j // _TILE + across, j % _TILE] for j in range(6)]
-        values += [_combine(c, columns).reshape(-1, x.shape[-1]) for c in _B.T]
-    return jnp.stack(values)
+    pixels = [
+        x[:, i // _TILE : i // _TILE + down, i % _TILE, j // _TILE : j // _TILE + across, j % _TILE]
+        for i in range(6)
+        for j in range(6)
+    ]
+    return _transform(_B.T, pixels)
 
 
 def _output_values(geometry: Geometry, g: Array) -> Array:
@@ -121,12 +122,11 @@ def _output_values(geometry: Geometry, g: Array) -> Array:
     pads = [(0, count * _TILE - size) for count, size in zip((down, across), g.shape[1:3], strict=True)]
     g = jnp.pad(g, ((0, 0), *pads, (0, 0)))
     g = g.reshape(g.shape[0], down, _TILE, across, _TILE, g.shape[-1])
-    values = []
-    for row in (_combine(c, [g[:, :, i] for i in range(_TILE)]) for c in _A):
-        values += [_combine(c, [row[:, :, :, j] for j in range(_TILE)]).reshape(-1, g.shape[-1]) for c in _A]
-    return jnp.stack(values)
+    return _transform(_A, [g[:, :, i, :, j] for i in range(_TILE) for j in range(_TILE)])
 
 
-def _combine(coefficients: np.ndarray, arrays: list[Array]) -> Array:
-    terms = [a if c == 1 else float(c) * a for c, a in zip(coefficients, arrays, strict=True) if c]
-    return sum(terms[1:], start=terms[0])
+def _transform(matrix: np.ndarray, pixels: list[Array]) -> Array:
+    """matrix tile matrix' for every tile, given the tiles pixel by pixel: [values, B * tiles, channels]."""
+    # One product with the Kronecker square: more arithmetic than along each axis in turn, but it runs as a matmul.
+    tiles = jnp.stack([pixel.reshape(-1) for pixel in pixels])
+    return (_kron(matrix, tiles.dtype) @ tiles).reshape(-1, math.prod(pixels[0].shape[:-1]), pixels[0].shape[-1])

@@ -49,8 +49,13 @@ def create(model: Any, optimizer: optax.GradientTransformation, batch: Batch, *,
     Raises:
       TypeError: If key is not a typed PRNG key.
 
-    >>> state = create(nn.Dense(3), optax.sgd(0.1), {"x": jnp.ones((2, 5))}, key=jax.random.key(0))
-    >>> state.params["kernel"].shape
+    >>> from flax import linen as nn
+    >>> class Linear(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x, *, train=False):
+    ...         return nn.Dense(3)(x)
+    >>> state = create(Linear(), optax.sgd(0.1), {"x": jnp.ones((2, 5))}, key=jax.random.key(0))
+    >>> state.params["Dense_0"]["kernel"].shape
     (5, 3)
     """
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):

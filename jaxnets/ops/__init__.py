@@ -9,6 +9,7 @@ from jaxnets.ops.losses import (
     gaussian_nll,
     huber,
     kl_divergence,
+    kl_standard_normal,
     squared_error,
 )
 from jaxnets.ops.pooling import avg_pool, global_avg_pool, global_max_pool, max_pool
@@ -26,6 +27,7 @@ __all__ = [
     "global_max_pool",
     "huber",
     "kl_divergence",
+    "kl_standard_normal",
     "max_pool",
     "squared_error",
 ]

@@ -11,7 +11,7 @@ from jaxtyping import Array
 _CHUNK_BYTES = 10 << 20
 
 
-def chunk_rows(batch: Any, bytes_per_row: int) -> int:
+def chunk_rows(batch: Any, bytes_per_row: int) -> Any:
     """How many rows to take at once: a divisor of `batch`, or all of it where the batch is symbolic."""
     if not isinstance(batch, int) or batch == 0:
         return batch
@@ -19,7 +19,7 @@ def chunk_rows(batch: Any, bytes_per_row: int) -> int:
     return max(d for d in range(1, min(most, batch) + 1) if batch % d == 0)
 
 
-def map_chunks(function: Callable[[Array], Array], x: Array, size: int) -> Array:
+def map_chunks(function: Callable[[Array], Array], x: Array, size: Any) -> Array:
     """`function` on chunks of rows, their results concatenated."""
     if size == x.shape[0]:
         return function(x)
@@ -27,7 +27,7 @@ def map_chunks(function: Callable[[Array], Array], x: Array, size: int) -> Array
     return y.reshape(x.shape[0], *y.shape[2:])
 
 
-def sum_chunks(function: Callable[[Array, Array], Array], x: Array, g: Array, size: int) -> Array:
+def sum_chunks(function: Callable[[Array, Array], Array], x: Array, g: Array, size: Any) -> Array:
     """`function` on chunks of rows of both arguments, their results added up."""
     if size == x.shape[0]:
         return function(x, g)

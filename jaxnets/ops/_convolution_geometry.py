@@ -40,7 +40,7 @@ class Geometry(NamedTuple):
 
 def accumulation_dtype(dtype: Any) -> Any:
     """The dtype to sum in: at least float32."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
 def per_axis(op: str, name: str, value: int | Sequence[int], rank: int) -> tuple[int, ...]:

@@ -86,15 +86,15 @@ def cpu_algorithm(geometry: Geometry, channels: int, features: int) -> str:
 # ---- the primitives
 
 
-def _input_shape(geometry: Geometry, g: Any, kernel: Any) -> tuple[int, ...]:
+def _input_shape(geometry: Geometry, g: Any, kernel: Any) -> tuple[Any, ...]:
     return (g.shape[0], *geometry.in_spatial, kernel.shape[-2] * geometry.groups)
 
 
-def _kernel_shape(geometry: Geometry, x: Any, g: Any) -> tuple[int, ...]:
+def _kernel_shape(geometry: Geometry, x: Any, g: Any) -> tuple[Any, ...]:
     return (*geometry.window, x.shape[-1] // geometry.groups, g.shape[-1])
 
 
-def _output_shape(geometry: Geometry, x: Any, kernel: Any) -> tuple[int, ...]:
+def _output_shape(geometry: Geometry, x: Any, kernel: Any) -> tuple[Any, ...]:
     return (x.shape[0], *geometry.out_spatial, kernel.shape[-1])
 
 
@@ -118,7 +118,7 @@ def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
     return kernel_gradient_p.bind(x, g, geometry=geometry)
 
 
-def _register(primitive: Primitive, member: int, shape: Callable[[Geometry, Any, Any], tuple[int, ...]]) -> None:
+def _register(primitive: Primitive, member: int, shape: Callable[[Geometry, Any, Any], tuple[Any, ...]]) -> None:
     def on_cpu(a: Array, b: Array, *, geometry: Geometry) -> Array:
         by_kernel = _channels(primitive, geometry, a, b)
         return _CPU_MEMBERS[cpu_algorithm(geometry, *by_kernel)][member](geometry, a, b)
@@ -133,9 +133,8 @@ def _register(primitive: Primitive, member: int, shape: Callable[[Geometry, Any,
             a = jnp.moveaxis(a, axes[0], 0)  # one kernel for all: the mapped axis is more of the batch
             y = primitive.bind(a.reshape(-1, *a.shape[2:]), b, geometry=geometry)
             return y.reshape(*a.shape[:2], *y.shape[1:]), 0
-        by_platform = lambda a, b: lax.platform_dependent(
-            a, b, cpu=functools.partial(on_cpu, geometry=geometry), default=functools.partial(elsewhere, geometry=geometry)
-        )
+        cpu, default = (functools.partial(f, geometry=geometry) for f in (on_cpu, elsewhere))
+        by_platform = functools.partial(lax.platform_dependent, cpu=cpu, default=default)
         return jax.vmap(by_platform, in_axes=axes)(a, b), 0
 
     primitive.def_abstract_eval(lambda a, b, *, geometry: a.update(shape=shape(geometry, a, b), weak_type=False))

@@ -14,6 +14,7 @@ References:
 """
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,12 +30,10 @@ _POINTS = (0.0, 5 / 8, -5 / 8, 3 / 2, -3 / 2)
 def _toom_cook(points: tuple[float, ...], outputs: int, taps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A [values, outputs], B [inputs, values] and G [values, taps] for finite points and one at infinity."""
     values = outputs + taps - 1
-    at_infinity = lambda width: np.eye(width)[-1:]
-    powers = lambda width: np.vander(points, width, increasing=True)
     others = [np.delete(points, i) for i in range(len(points))]
     scale = np.array([np.prod(point - rest) for point, rest in zip(points, others, strict=True)])
-    a = np.concatenate([powers(outputs), at_infinity(outputs)])
-    g = np.concatenate([powers(taps) / scale[:, None], at_infinity(taps)])
+    a = np.concatenate([np.vander(points, outputs, increasing=True), np.eye(outputs)[-1:]])
+    g = np.concatenate([np.vander(points, taps, increasing=True) / scale[:, None], np.eye(taps)[-1:]])
     b = np.zeros((values, values))
     for i, rest in enumerate(others):
         b[:-1, i] = np.poly(rest)[::-1]  # the polynomial that vanishes at every other point
@@ -46,10 +45,10 @@ _A, _B, _G = _toom_cook(_POINTS, _TILE, 3)
 
 
 def fits(geometry: Geometry) -> bool:
-    """Whether the convolution is a plain 3x3 one."""
-    return (
-        geometry.window == (3, 3) and geometry.strides == geometry.dilation == (1, 1) and geometry.groups == 1
-    )
+    """Whether the convolution is a plain 3x3 one, its padding within the window's reach."""
+    plain = geometry.window == (3, 3) and geometry.strides == geometry.dilation == (1, 1) and geometry.groups == 1
+    # Of wider padding the input's gradient would be a convolution with negative padding.
+    return plain and all(pad <= 2 for pads in geometry.padding for pad in pads)
 
 
 def winograd(geometry: Geometry, x: Array, kernel: Array) -> Array:
@@ -67,20 +66,20 @@ def winograd(geometry: Geometry, x: Array, kernel: Array) -> Array:
         y = tiles.transpose(2, 3, 0, 4, 1, 5).reshape(x.shape[0], down * _TILE, across * _TILE, kernel.shape[-1])
         return y[:, :height, :width].astype(x.dtype)
 
-    return map_chunks(rows, x, chunk_rows(x.shape[0], _row_bytes(geometry, kernel, wide)))
+    return map_chunks(rows, x, chunk_rows(x.shape[0], _row_bytes(geometry, *kernel.shape[2:])))
 
 
 def winograd_kernel_gradient(geometry: Geometry, x: Array, g: Array) -> Array:
     """The gradient of the kernel [3, 3, C, F]."""
     wide = accumulation_dtype(x.dtype)
-    kernel_shape = (3, 3, x.shape[-1], g.shape[-1])
 
     def rows(x: Array, g: Array) -> Array:
         inputs, outputs = _input_values(geometry, x.astype(wide)), _output_values(geometry, g.astype(wide))
         return jnp.einsum("vtc,vtf->vcf", inputs, outputs, precision=geometry.precision)
 
-    values = sum_chunks(rows, x, g, chunk_rows(x.shape[0], _row_bytes(geometry, np.empty(kernel_shape), wide)))
-    return (_kron(_G.T, wide) @ values.reshape(36, -1)).reshape(kernel_shape).astype(x.dtype)
+    values = sum_chunks(rows, x, g, chunk_rows(x.shape[0], _row_bytes(geometry, x.shape[-1], g.shape[-1])))
+    kernel = _kron(_G.T, wide) @ values.reshape(36, -1)
+    return kernel.reshape(3, 3, *values.shape[1:]).astype(x.dtype)
 
 
 def _tiles(geometry: Geometry) -> tuple[int, int]:
@@ -88,12 +87,12 @@ def _tiles(geometry: Geometry) -> tuple[int, int]:
     return down, across
 
 
-def _row_bytes(geometry: Geometry, kernel, wide) -> int:
+def _row_bytes(geometry: Geometry, channels: int, features: int) -> int:
     down, across = _tiles(geometry)
-    return 36 * down * across * max(kernel.shape[2:]) * jnp.dtype(wide).itemsize
+    return 36 * down * across * max(channels, features) * 4
 
 
-def _kron(matrix: np.ndarray, dtype) -> Array:
+def _kron(matrix: np.ndarray, dtype: Any) -> Array:
     """The transform of both axes as one matrix."""
     return jnp.asarray(np.kron(matrix, matrix), dtype)
 
@@ -126,7 +125,7 @@ def _output_values(geometry: Geometry, g: Array) -> Array:
 
 
 def _transform(matrix: np.ndarray, pixels: list[Array]) -> Array:
-    """matrix tile matrix' for every tile, given the tiles pixel by pixel: [values, B * tiles, channels]."""
+    """Gives matrix tile matrix' for every tile, given the tiles pixel by pixel: [values, B * tiles, channels]."""
     # One product with the Kronecker square: more arithmetic than along each axis in turn, but it runs as a matmul.
     tiles = jnp.stack([pixel.reshape(-1) for pixel in pixels])
     return (_kron(matrix, tiles.dtype) @ tiles).reshape(-1, math.prod(pixels[0].shape[:-1]), pixels[0].shape[-1])

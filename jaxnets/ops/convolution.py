@@ -1,10 +1,8 @@
 """Convolutions over one, two or three spatial axes, channels last."""
 
-import functools
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -146,8 +144,9 @@ def _check_implementation(op: str, geometry: Geometry) -> None:
         raise ValueError(f"{op}: implementation is {name!r} but wants one of {', '.join(get_args(Implementation))}")
     if name == "winograd" and not _winograd.fits(geometry):
         raise ValueError(
-            f"{op}: implementation 'winograd' wants a 3x3 window, strides, dilation and groups of 1, but got window "
-            f"{geometry.window}, strides {geometry.strides}, dilation {geometry.dilation}, groups {geometry.groups}"
+            f"{op}: implementation 'winograd' wants a 3x3 window, strides, dilation and groups of 1 and padding of at "
+            f"most 2, but got window {geometry.window}, strides {geometry.strides}, dilation {geometry.dilation}, "
+            f"groups {geometry.groups}, padding {geometry.padding}"
         )
     if name == "im2col" and geometry.groups > 1:
         raise ValueError(f"{op}: implementation 'im2col' wants groups=1 but got {geometry.groups}; 'xla' has groups")

@@ -72,31 +72,38 @@ def avg_pool(
     for axis, (size, stride, pad) in enumerate(zip(window, strides, pads, strict=True)):
         terms = _windows(total, axis + 1, size, stride, pad, 0.0)
         total = functools.reduce(jnp.add, terms)
-        count = size
-        if not count_padding:
+        if count_padding:
+            total = total / size
+        else:
             real = jnp.ones((x.shape[axis + 1],), total.dtype)
             count = functools.reduce(jnp.add, _windows(real, 0, size, stride, pad, 0.0))
-            count = jnp.expand_dims(count, [a for a in range(x.ndim) if a != axis + 1])
-        total = total / count
+            total = total / jnp.expand_dims(count, [a for a in range(x.ndim) if a != axis + 1])
     return total.astype(x.dtype)
 
 
 def global_max_pool(x: Float[Array, "b *spatial c"]) -> Float[Array, "b c"]:
     """The maximum over all spatial axes; elements that share it share its gradient.
 
+    Raises:
+      ValueError: If x has no spatial axes or more than three.
+
     >>> global_max_pool(jnp.ones((2, 7, 7, 64))).shape
     (2, 64)
     """
-    return jnp.max(x, axis=tuple(range(1, x.ndim - 1)))
+    return jnp.max(x, axis=tuple(range(1, _check_rank("global_max_pool", x) + 1)))
 
 
 def global_avg_pool(x: Float[Array, "b *spatial c"]) -> Float[Array, "b c"]:
     """The mean over all spatial axes, summed in at least float32.
 
+    Raises:
+      ValueError: If x has no spatial axes or more than three.
+
     >>> global_avg_pool(jnp.ones((2, 7, 7, 64))).shape
     (2, 64)
     """
-    return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)), dtype=accumulation_dtype(x.dtype)).astype(x.dtype)
+    axes = tuple(range(1, _check_rank("global_avg_pool", x) + 1))
+    return jnp.mean(x, axis=axes, dtype=accumulation_dtype(x.dtype)).astype(x.dtype)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
@@ -134,9 +141,7 @@ def _windows(x: Array, axis: int, size: int, stride: int, pad: tuple[int, int], 
 def _check_windows(
     op: str, x: Array, window: int | Sequence[int], strides: int | Sequence[int] | None, padding: Padding
 ) -> tuple[tuple[int, ...], tuple[int, ...], Pads]:
-    rank = x.ndim - 2
-    if not 1 <= rank <= 3:
-        raise ValueError(f"{op}: x wants [B, *spatial, C] with one to three spatial axes (x.shape={x.shape})")
+    rank = _check_rank(op, x)
     window = per_axis(op, "window", window, rank)
     strides = window if strides is None else per_axis(op, "strides", strides, rank)
     pads = explicit_padding(op, padding, x.shape[1:-1], window, strides)
@@ -146,3 +151,10 @@ def _check_windows(
     if math.prod(x.shape[1:-1]) and any(n < size for n, size in zip(padded, window, strict=True)):
         raise ValueError(f"{op}: window {window} does not fit x with its padding (x.shape={x.shape}, padding={pads})")
     return window, strides, pads
+
+
+def _check_rank(op: str, x: Array) -> int:
+    rank = x.ndim - 2
+    if not 1 <= rank <= 3:
+        raise ValueError(f"{op}: x wants [B, *spatial, C] with one to three spatial axes (x.shape={x.shape})")
+    return rank

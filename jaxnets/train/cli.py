@@ -1,0 +1,72 @@
+"""The command line that every trainer shares: commands from dataclasses, mistakes told in one line."""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+
+class Command(Protocol):
+    """A dataclass whose fields are the options and whose call is the command."""
+
+    debug: bool
+
+    def __call__(self) -> None:
+        """Does the work."""
+
+
+def main(commands: Mapping[str, Callable[..., Command]], arguments: Sequence[str] | None = None) -> int:
+    """Parses the command line, runs the command it names, and gives the exit code.
+
+    Bad input (`ValueError`, `TypeError`, `OSError`, a missing package) ends in one line on standard error and code 2;
+    `--debug` lets the traceback through. Ctrl-C gives 130.
+
+    Args:
+      commands: Dataclasses by the command's name.
+      arguments: Of the command line; None means `sys.argv`.
+
+    >>> import dataclasses
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Greet:
+    ...     name: str = "you"
+    ...     debug: bool = False
+    ...     def __call__(self):
+    ...         print("Hello", self.name)
+    >>> main({"greet": Greet, "part": Greet}, ["greet", "--name", "Ada"])
+    Hello Ada
+    0
+    """
+    command = _parse(commands, arguments)
+    if isinstance(command, int):
+        return command
+    try:
+        command()
+    except KeyboardInterrupt as interruption:
+        return _fail(str(interruption) or "interrupted", 130)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if command.debug:
+            raise
+        return _fail(f"error: {' '.join(str(error).split())}", 2)
+    return 0
+
+
+def _parse(commands: Mapping[str, Callable[..., Command]], arguments: Sequence[str] | None) -> Any:
+    """The command, or an exit code where there is none to run."""
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.extras.subcommand_cli_from_dict(dict(commands), args=arguments, use_underscores=False)
+    except SystemExit as stop:
+        # Help goes to standard output as it is; a mistake is a framed text of many lines.
+        code = stop.code if isinstance(stop.code, int) else 2
+        lines = [line.strip(" │╭╮╰╯─-") for line in re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue()).splitlines()]
+        return _fail("error: " + " ".join(filter(None, lines)), code) if code else 0
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(message + "\n")
+    return code

@@ -13,11 +13,11 @@ References:
   Barabasz, Anderson, Soodhalter and Gregg, 2020. Error analysis and improving the accuracy of Winograd convolution.
 """
 
-import math
-from typing import Any
+import functools
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array
 
 from jaxnets.ops._chunks import chunk_rows, map_chunks, sum_chunks
@@ -54,16 +54,16 @@ def fits(geometry: Geometry) -> bool:
 def winograd(geometry: Geometry, x: Array, kernel: Array) -> Array:
     """The output [B, H', W', F]."""
     wide = accumulation_dtype(x.dtype)
-    weights = _kron(_G, wide) @ kernel.astype(wide).reshape(9, -1)
-    weights = weights.reshape(36, *kernel.shape[2:])
+    weights = _both_axes(_G, kernel.astype(wide))
     height, width = geometry.out_spatial
 
     def rows(x: Array) -> Array:
         values = jnp.matmul(_input_values(geometry, x.astype(wide)), weights, precision=geometry.precision)
-        tiles = _kron(_A.T, wide) @ values.reshape(36, -1)
         down, across = _tiles(geometry)
-        tiles = tiles.reshape(_TILE, _TILE, x.shape[0], down, across, kernel.shape[-1])
-        y = tiles.transpose(2, 3, 0, 4, 1, 5).reshape(x.shape[0], down * _TILE, across * _TILE, kernel.shape[-1])
+        values = values.reshape(6, 6, x.shape[0], down, across, kernel.shape[-1])
+        values = lax.optimization_barrier(_combine(_A.T, [values[:, j] for j in range(6)], axis=4))
+        y = _combine(_A.T, list(values), axis=2)  # [B, down, 4, across, 4, F]
+        y = y.reshape(x.shape[0], down * _TILE, across * _TILE, kernel.shape[-1])
         return y[:, :height, :width].astype(x.dtype)
 
     return map_chunks(rows, x, chunk_rows(x.shape[0], _row_bytes(geometry, *kernel.shape[2:])))
@@ -78,7 +78,7 @@ def winograd_kernel_gradient(geometry: Geometry, x: Array, g: Array) -> Array:
         return jnp.einsum("vtc,vtf->vcf", inputs, outputs, precision=geometry.precision)
 
     values = sum_chunks(rows, x, g, chunk_rows(x.shape[0], _row_bytes(geometry, x.shape[-1], g.shape[-1])))
-    kernel = _kron(_G.T, wide) @ values.reshape(36, -1)
+    kernel = _both_axes(_G.T, values.reshape(6, 6, *values.shape[1:]))
     return kernel.reshape(3, 3, *values.shape[1:]).astype(x.dtype)
 
 
@@ -92,9 +92,10 @@ def _row_bytes(geometry: Geometry, channels: int, features: int) -> int:
     return 36 * down * across * max(channels, features) * 4
 
 
-def _kron(matrix: np.ndarray, dtype: Any) -> Array:
-    """The transform of both axes as one matrix."""
-    return jnp.asarray(np.kron(matrix, matrix), dtype)
+def _both_axes(matrix: np.ndarray, grid: Array) -> Array:
+    """The matrix applied along the first two axes of [n, n, C, F], which come out as one."""
+    grid = lax.optimization_barrier(_combine(matrix, list(grid)))
+    return _combine(matrix, [grid[:, j] for j in range(grid.shape[1])], axis=1).reshape(-1, *grid.shape[2:])
 
 
 def _input_values(geometry: Geometry, x: Array) -> Array:
@@ -107,12 +108,11 @@ def _input_values(geometry: Geometry, x: Array) -> Array:
     ]
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     x = x.reshape(x.shape[0], down + 1, _TILE, across + 1, _TILE, x.shape[-1])
-    pixels = [
-        x[:, i // _TILE : i // _TILE + down, i % _TILE, j // _TILE : j // _TILE + across, j % _TILE]
-        for i in range(6)
-        for j in range(6)
-    ]
-    return _transform(_B.T, pixels)
+    rows = [x[:, i // _TILE : i // _TILE + down, i % _TILE] for i in range(6)]
+    # Without the barrier XLA would fuse both axes into one loop, and do the first anew for each value of the second.
+    values = lax.optimization_barrier(_combine(_B.T, rows))
+    columns = [values[:, :, :, j // _TILE : j // _TILE + across, j % _TILE] for j in range(6)]
+    return _combine(_B.T, columns, axis=1).reshape(36, -1, x.shape[-1])
 
 
 def _output_values(geometry: Geometry, g: Array) -> Array:
@@ -121,11 +121,12 @@ def _output_values(geometry: Geometry, g: Array) -> Array:
     pads = [(0, count * _TILE - size) for count, size in zip((down, across), g.shape[1:3], strict=True)]
     g = jnp.pad(g, ((0, 0), *pads, (0, 0)))
     g = g.reshape(g.shape[0], down, _TILE, across, _TILE, g.shape[-1])
-    return _transform(_A, [g[:, :, i, :, j] for i in range(_TILE) for j in range(_TILE)])
+    values = lax.optimization_barrier(_combine(_A, [g[:, :, i] for i in range(_TILE)]))
+    return _combine(_A, [values[:, :, :, :, j] for j in range(_TILE)], axis=1).reshape(36, -1, g.shape[-1])
 
 
-def _transform(matrix: np.ndarray, pixels: list[Array]) -> Array:
-    """Gives matrix tile matrix' for every tile, given the tiles pixel by pixel: [values, B * tiles, channels]."""
-    # One product with the Kronecker square: more arithmetic than along each axis in turn, but it runs as a matmul.
-    tiles = jnp.stack([pixel.reshape(-1) for pixel in pixels])
-    return (_kron(matrix, tiles.dtype) @ tiles).reshape(-1, math.prod(pixels[0].shape[:-1]), pixels[0].shape[-1])
+def _combine(matrix: np.ndarray, arrays: list[Array], axis: int = 0) -> Array:
+    """The sums of `arrays` with each row of the matrix as weights, stacked. A loop beats a product this thin."""
+    rows = [[(float(c), a) for c, a in zip(row, arrays, strict=True) if c] for row in matrix]
+    sums = [functools.reduce(jnp.add, [a if c == 1 else c * a for c, a in row]) for row in rows]
+    return jnp.stack(sums, axis=axis)

@@ -26,8 +26,8 @@ MODELS: dict[str, Callable[[int], Any]] = {
     "small_cnn": functools.partial(models.SmallCNN, padding="SAME", dropout=0.25),
     "lenet5": models.LeNet5,
     "mlp": models.MLP,
-    "convnet": functools.partial(models.ConvNet, widths=(32, 64, 128), dropout=0.25),
-    "convnet_deep": functools.partial(models.ConvNet, widths=(32, 64, 128), depth=2, dropout=0.25),
+    "convnet": functools.partial(models.ConvNet, widths=(32, 64, 64), depth=2, dropout=0.25),
+    "convnet_wide": functools.partial(models.ConvNet, widths=(32, 64, 128), depth=2, dropout=0.25),
     "resnet18": models.resnet18,
     "resnet34": models.resnet34,
     "resnet50": models.resnet50,
@@ -263,10 +263,16 @@ class Task:
 
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "digits": dict(model="small_cnn", steps=1500, batch_size=64, learning_rate=4e-3, augment="digits"),
-    "mnist": dict(model="convnet", steps=4000, batch_size=128, learning_rate=5e-3, augment="mnist"),
-    "fashion_mnist": dict(model="convnet_deep", steps=4000, batch_size=128, learning_rate=5e-3, augment="flip"),
-    "cifar10": dict(model="convnet_deep", steps=4000, batch_size=128, learning_rate=5e-3, augment="photos"),
+    "digits": {"model": "small_cnn", "steps": 1500, "batch_size": 64, "learning_rate": 4e-3, "augment": "digits"},
+    "mnist": {"model": "convnet", "steps": 3400, "batch_size": 128, "learning_rate": 5e-3, "augment": "mnist"},
+    "fashion_mnist": {
+        "model": "convnet_wide",
+        "steps": 4000,
+        "batch_size": 128,
+        "learning_rate": 5e-3,
+        "augment": "flip",
+    },
+    "cifar10": {"model": "convnet_wide", "steps": 2800, "batch_size": 128, "learning_rate": 5e-3, "augment": "photos"},
 }
 
 

@@ -99,7 +99,10 @@ class LeNet5(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """A small modern network: stages of convolution, batch norm and ReLU, each ending in a max-pool of 2.
+    """A small modern network: stages of convolution, batch norm and ReLU.
+
+    Each stage halves the image by a max-pool of 2 right after its first convolution, so that all else in it works on a
+    quarter of the places.
 
     Batch statistics are kept in the collection "batch_stats" (momentum 0.9) and are those of the batch at hand in
     training. On 28x28x1 with 10 classes it has 94,186 parameters as it comes.
@@ -118,6 +121,7 @@ class ConvNet(nn.Module):
 
     References:
       Ioffe and Szegedy, 2015. Batch normalization.
+      Jordan, 2024. 94% on CIFAR-10 in 3.29 seconds on a single GPU (the place of the pool).
 
     >>> ConvNet().init_with_output(jax.random.key(0), jnp.ones((2, 28, 28, 1)))[0].shape
     (2, 10)
@@ -140,9 +144,9 @@ class ConvNet(nn.Module):
             for i in range(self.depth):
                 place = f"stage{stage + 1}_conv{i + 1}"
                 x = Conv(features, 3, use_bias=False, dtype=x.dtype, name=place)(x)
+                x = ops.max_pool(x, 2) if i == 0 else x
                 norm = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=x.dtype, name=f"{place}_norm")
                 x = nn.relu(norm(x))
-            x = ops.max_pool(x, 2)
         x = ops.global_avg_pool(x) if self.pooling == "average" else x.reshape(len(x), -1)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.classes, dtype=x.dtype, name="head")(x)

@@ -267,7 +267,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "mnist": {"model": "convnet", "steps": 3400, "batch_size": 128, "learning_rate": 5e-3, "augment": "mnist"},
     "fashion_mnist": {
         "model": "convnet_wide",
-        "steps": 4000,
+        "steps": 5000,
         "batch_size": 128,
         "learning_rate": 5e-3,
         "augment": "flip",

@@ -46,7 +46,8 @@ COMMANDS = ("Train", "Evaluate", "Predict")
 def trained(example, tmp_path_factory):
     """The folder of a run with every default."""
     folder = tmp_path_factory.mktemp("digits") / "run"
-    assert example.cli.main({"train": example.Train, "evaluate": example.Evaluate}, ["train", "--run", str(folder)]) == 0
+    commands = {"train": example.Train, "evaluate": example.Evaluate}
+    assert example.cli.main(commands, ["train", "--run", str(folder)]) == 0
     return folder
 
 

@@ -1,0 +1,1 @@
+"""Measures jaxnets against its peers: `python -m benchmarks`."""

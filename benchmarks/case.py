@@ -1,0 +1,113 @@
+"""What a case is: what is measured, at which shapes, against whom, and what counts as the same result."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+Device = Literal["cpu", "gpu"]
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One size at which a case is measured.
+
+    Attributes:
+      name: As it stands in the tables, such as "batch 32".
+      parameters: Numbers by name, which the case and every contender read.
+      ours: Our contenders; the first makes the weights and the results that all others are held to.
+    """
+
+    name: str
+    parameters: Mapping[str, int]
+    ours: tuple[str, ...] = ("jaxnets",)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The greatest ratio of our time to a peer's that is good enough.
+
+    Attributes:
+      peer: The contender that ours is compared with.
+      ratio: Of our time to the peer's; over several shapes their geometric mean.
+      shapes: Names of the shapes it holds for.
+      ours: Which of our contenders.
+      stage: What is wanted first, or what is wanted then.
+      device: Where it holds.
+    """
+
+    peer: str
+    ratio: float
+    shapes: tuple[str, ...]
+    ours: str = "jaxnets"
+    stage: Literal["first", "then"] = "first"
+    device: Device = "cpu"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A thing to measure. Every peer's module holds a function of the case's name that makes the contender.
+
+    Attributes:
+      name: As on the command line.
+      summary: What one step does, in a sentence.
+      shapes: The sizes it is measured at.
+      peers: The contenders there are beside ours.
+      agreement: The results that every contender must share with ours, and how far each may be off:
+        max|difference| / max|ours|.
+      batch: Makes the input from a shape's parameters, the same in every process.
+      targets: What ours must reach.
+    """
+
+    name: str
+    summary: str
+    shapes: tuple[Shape, ...]
+    peers: tuple[str, ...]
+    agreement: Mapping[str, float]
+    batch: Callable[[Mapping[str, int]], Arrays]
+    targets: tuple[Target, ...] = ()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a contender is made from.
+
+    Attributes:
+      case: The case's name.
+      parameters: Of the shape.
+      batch: The input.
+      weights: What to start from, by path (`"conv_1/kernel"`), in our layout; empty only for whom makes them.
+      device: Where to run.
+      options: What sets this contender apart from others of the same module.
+    """
+
+    case: str
+    parameters: Mapping[str, int]
+    batch: Arrays
+    weights: Arrays
+    device: Device = "cpu"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Contender(Protocol):
+    """One implementation of a case, made and compiled, in its own process."""
+
+    @property
+    def variant(self) -> str:
+        """What it chose where it had a choice, such as a memory layout; "" where there was none."""
+
+    @property
+    def compile_seconds(self) -> float | None:
+        """From Python to a program; None where nothing is compiled."""
+
+    @property
+    def program_bytes(self) -> Mapping[str, int] | None:
+        """Memory that the compiled program asks for, by kind; None where that cannot be known."""
+
+    def results(self) -> Arrays:
+        """What must agree with ours, from the weights of the problem on; called once, before any `run`."""
+
+    def run(self, steps: int) -> None:
+        """Takes steps, and returns when the last is done."""

@@ -1,0 +1,219 @@
+"""The protocol: contenders in processes of their own, checked against ours, then timed in turns."""
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import machine, peers
+from benchmarks.case import Arrays, Case, Device, Shape
+from benchmarks.remote import ContenderError, Remote
+
+Record = dict[str, Any]
+"""One contender at one shape, as it is written to JSON; README.md says what the fields are."""
+
+# A contender was disturbed if the middle half of its rounds spreads wider than this, relative to the median...
+_SPREAD = 0.10
+# ...or if other processes had more than this part of the machine in its turns: a steady load does not spread.
+_OTHERS = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How to measure.
+
+    Attributes:
+      device: Where.
+      rounds: How often each contender has its turn.
+      seconds: About how long a turn is; a step that takes longer is a turn of its own.
+      say: Takes a line about what goes on.
+    """
+
+    device: Device = "cpu"
+    rounds: int = 10
+    seconds: float = 0.4
+    say: Callable[[str], object] = lambda line: None
+
+
+def measure(case: Case, shape: Shape, names: Sequence[str], protocol: Protocol) -> list[Record]:
+    """Measures one shape: our contenders and the peers of these names.
+
+    A peer that is not installed, fails, or comes to another result than ours is not timed; its record says so.
+
+    Raises:
+      ContenderError: If the first of ours fails.
+    """
+    ours = [name for name in shape.ours if protocol.device in peers.find(name).devices]
+    load, hardware = os.getloadavg()[0], machine.hardware(protocol.device)
+    records: dict[str, Record] = {}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        weights, wanted = Path(folder, "weights.npz"), None
+        running: dict[str, Remote] = {}
+        for name in dict.fromkeys([*ours, *names]):
+            record = records[name] = {
+                "case": case.name,
+                "shape": shape.name,
+                "parameters": dict(shape.parameters),
+                "contender": name,
+                "device": protocol.device,
+                "hardware": hardware,
+                "load": load,
+            }
+            if lacking := peers.find(name).lacking:
+                record |= {"status": "missing", "note": f"not installed: {', '.join(lacking)}"}
+            else:
+                remote = stack.enter_context(Remote(case, shape, name, protocol.device))
+                try:
+                    if wanted is None:
+                        remote("make_weights", path=str(weights))
+                    results = _prepare(remote, record, weights)
+                    wanted = results if wanted is None else wanted
+                    record |= _judged(case.agreement, wanted, results)
+                except ContenderError as error:
+                    if wanted is None:
+                        raise
+                    record |= {"status": "failed", "note": " ".join(str(error).split())}
+                if record["status"] == "measured":
+                    running[name] = remote
+                elif running:
+                    remote.close()
+                else:
+                    raise ContenderError(f"{name}: its own results are not finite: {record['note']}")
+            protocol.say(f"{case.name}, {shape.name}: {name} {_told(record)}")
+        turns = {name: _Turns(remote) for name, remote in running.items()}
+        times, steps = alternate(turns, protocol)
+        for name, remote in running.items():
+            records[name]["memory"]["process_peak_bytes"] = remote("memory")["peak_bytes"]
+            records[name] |= _timed(times[name], steps[name], turns[name].others)
+    for name in times:
+        # Two of ours are compared one way round only.
+        over = ours[ours.index(name) + 1 :] if name in ours else ours
+        records[name]["ratio"] = {us: _ratio(records[us], records[name]) for us in over if us in times}
+    return list(records.values())
+
+
+def alternate(
+    turns: Mapping[str, Callable[[int], float]], protocol: Protocol
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Warms every contender up, then gives each its turn in every round, in an order that turns round each time.
+
+    Args:
+      turns: For each contender what takes a number of steps and gives the seconds they took.
+      protocol: How many rounds, and how long a turn is.
+
+    Returns:
+      The seconds of one step for each round, and the number of steps in a turn.
+    """
+    steps = {}
+    for name, turn in turns.items():
+        turn(1)
+        some = max(1, round(protocol.seconds / turn(1)))
+        steps[name] = max(1, round(protocol.seconds * some / turn(some)))
+    times: dict[str, list[float]] = {name: [] for name in turns}
+    for i in range(protocol.rounds):
+        # Whoever comes second finds the caches and the clock as the first left them: each is second equally often.
+        for name in list(turns)[:: 1 if i % 2 == 0 else -1]:
+            times[name].append(turns[name](steps[name]) / steps[name])
+    return times, steps
+
+
+def deviations(wanted: Arrays, got: Arrays) -> dict[str, float]:
+    """How far each result is off: max|difference| / max|wanted|; infinite where it is missing or not finite.
+
+    Results are floating point arrays.
+    """
+    found = {}
+    for name, value in wanted.items():
+        other = got.get(name)
+        if other is None or other.shape != value.shape or not np.isfinite(other).all():
+            found[name] = float("inf")
+        else:
+            found[name] = float(np.abs(other - value).max() / max(np.abs(value).max(), np.finfo(value.dtype).tiny))
+    return found
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, quartiles and extremes."""
+    names = ("min", "q1", "median", "q3", "max")
+    return dict(zip(names, map(float, np.percentile(values, (0, 25, 50, 75, 100))), strict=True))
+
+
+def _prepare(remote: Remote, record: Record, weights: Path) -> Arrays:
+    facts = remote("build", weights=str(weights))
+    record |= {
+        "versions": facts["versions"],
+        "variant": facts["variant"],
+        "compile_seconds": facts["compile_seconds"],
+        "memory": {"program": facts["program_bytes"]},
+    }
+    path = weights.with_name("results.npz")
+    remote("results", path=str(path))
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def _judged(agreement: Mapping[str, float], wanted: Arrays, results: Arrays) -> Record:
+    found = deviations(wanted, results)
+    off = {name: found.get(name, float("inf")) for name in agreement}
+    wrong = [f"{name} off by {off[name]:.1e}, {most:g} allowed" for name, most in agreement.items() if off[name] > most]
+    # JSON has no word for infinity.
+    told = {name: value if np.isfinite(value) else None for name, value in off.items()}
+    return {
+        "agreement": {"tolerance": dict(agreement), "deviation": told},
+        "status": "disagrees" if wrong else "measured",
+        "note": "; ".join(wrong),
+    }
+
+
+def _timed(times: Sequence[float], steps: int, others: float | None) -> Record:
+    own = spread(times)
+    unsteady = own["q3"] - own["q1"] > _SPREAD * own["median"]
+    return {
+        "times": {**own, "rounds": list(times), "steps_per_round": steps},
+        "others": others,
+        "noisy": unsteady or (others or 0.0) > _OTHERS,
+    }
+
+
+def _ratio(ours: Record, theirs: Record) -> dict[str, Any]:
+    """Of the rounds, each to its own neighbour: what slows the whole machine down slows both."""
+    pairs = zip(ours["times"]["rounds"], theirs["times"]["rounds"], strict=True)
+    return {**spread([a / b for a, b in pairs]), "noisy": ours["noisy"] or theirs["noisy"]}
+
+
+class _Turns:
+    """The turns of one contender, and what others had of the machine meanwhile."""
+
+    def __init__(self, remote: Remote):
+        self._remote = remote
+        self._seconds = 0.0
+        self._taken: float | None = 0.0
+
+    def __call__(self, steps: int) -> float:
+        before = machine.busy_seconds()
+        answer = self._remote("run", steps=steps)
+        after = machine.busy_seconds()
+        self._seconds += answer["seconds"]
+        if before is None or after is None or self._taken is None:
+            self._taken = None
+        else:
+            self._taken += after - before - answer["cpu_seconds"]
+        return float(answer["seconds"])
+
+    @property
+    def others(self) -> float | None:
+        """The part of all processor time that other processes, or the host, had; None where it cannot be known."""
+        return None if self._taken is None else max(0.0, self._taken / (self._seconds * machine.cores()))
+
+
+def _told(record: Record) -> str:
+    if record["status"] != "measured":
+        return f"is left out ({record['status']}): {record['note']}"
+    worst = max(record["agreement"]["deviation"].values(), default=0.0)
+    variant = f" ({record['variant']})" if record["variant"] else ""
+    return f"is ready{variant}, within {worst:.0e} of ours"

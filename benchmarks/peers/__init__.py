@@ -1,0 +1,80 @@
+"""The contenders by name: which module makes each, and what must be installed for it."""
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from benchmarks.case import Device
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A contender before it is started.
+
+    Attributes:
+      summary: What it is, in a few words.
+      module: Where its functions are, one for each case: a module, or the path of a Python file.
+      packages: What it is built on: looked for before it is started, and their versions recorded.
+      options: Handed on in `Problem.options`.
+      devices: Where it makes sense.
+    """
+
+    summary: str
+    module: str
+    packages: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    devices: tuple[Device, ...] = ("cpu", "gpu")
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is this library."""
+        return self.module == "benchmarks.peers.jaxnets"
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """The packages that are not installed."""
+        return tuple(name for name in self.packages if importlib.util.find_spec(name) is None)
+
+    def load(self) -> ModuleType:
+        """The module, imported; only ever in the contender's own process."""
+        if not self.module.endswith(".py"):
+            return importlib.import_module(self.module)
+        spec = importlib.util.spec_from_file_location(Path(self.module).stem, self.module)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{self.module} is no Python file")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+
+_JAX = ("jax", "jaxlib", "optax", "numpy")
+_OURS = ("jaxnets", "flax", *_JAX)
+
+PEERS: dict[str, Peer] = {
+    "jaxnets": Peer("this library, jitted step", "benchmarks.peers.jaxnets", _OURS),
+    "jaxnets_tuned": Peer(
+        "the same after tune_cpu()", "benchmarks.peers.jaxnets", _OURS, options={"tuned": True}, devices=("cpu",)
+    ),
+    "flax": Peer("Flax Linen and Optax, jitted step", "benchmarks.peers.flax", ("flax", *_JAX)),
+    "torch": Peer("PyTorch, eager", "benchmarks.peers.torch", ("torch", "numpy")),
+    "keras": Peer("Keras 3 on JAX, train_on_batch", "benchmarks.peers.keras", ("keras", "jax", "jaxlib", "numpy")),
+}
+
+
+def find(name: str) -> Peer:
+    """The contender of that name, or of that file: `mine.py` holds a function for each case it can do.
+
+    Raises:
+      ValueError: If there is none.
+    """
+    if name in PEERS:
+        return PEERS[name]
+    if not name.endswith(".py"):
+        raise ValueError(f"no peer {name!r}: there are {', '.join(PEERS)}, or a Python file of your own")
+    if not Path(name).is_file():
+        raise ValueError(f"no peer {name!r}: there is no such file")
+    return Peer(f"the file {Path(name).name}", str(Path(name).resolve()), ())

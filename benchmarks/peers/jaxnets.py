@@ -1,0 +1,64 @@
+"""Ours: the models of the library, its losses and its step."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import jaxnets as jn
+from benchmarks.case import Arrays, Contender, Problem
+from benchmarks.peers.compiled import CompiledStep, flattened, nested
+
+_MODELS: dict[str, Callable[[Mapping[str, int]], Any]] = {
+    "cnn": lambda parameters: jn.models.SmallCNN(),
+    "resnet": lambda parameters: jn.models.ResNet(blocks=(parameters["blocks"],) * 4, width=parameters["width"]),
+}
+
+
+def weights(problem: Problem) -> Arrays:
+    """What every contender starts from: He's variance for kernels, and noise about 0 and 1 for biases and scales.
+
+    Models start biases at 0 and scales at 1 or 0; from there a contender that left one out would not be found out.
+    """
+    model = _MODELS[problem.case](problem.parameters)
+    # The shapes alone: compiling the model's own initialisation takes longer than a step.
+    shapes = jax.eval_shape(model.init, jax.random.key(0), problem.batch["x"])["params"]
+    rng = np.random.default_rng(1)
+    made: Arrays = {}
+    for path, leaf in flattened(shapes).items():
+        noise = rng.standard_normal(leaf.shape, dtype=np.float32)
+        kernel = len(leaf.shape) > 1
+        made[path] = noise * np.float32((2 / math.prod(leaf.shape[:-1])) ** 0.5) if kernel else noise / 100
+        if path.endswith("scale"):
+            made[path] += 1
+    return made
+
+
+def cnn(problem: Problem) -> Contender:
+    """SmallCNN with Adam."""
+    return _training(problem, optax.adam(1e-3))
+
+
+def resnet(problem: Problem) -> Contender:
+    """ResNet-18 with momentum."""
+    return _training(problem, optax.sgd(0.1, momentum=0.9))
+
+
+def _training(problem: Problem, optimizer: optax.GradientTransformation) -> Contender:
+    if problem.options.get("tuned"):
+        jn.tune_cpu()
+    model = _MODELS[problem.case](problem.parameters)
+    params, key = nested(problem.weights), jax.random.key(0)
+    shapes = jax.eval_shape(lambda key: jn.train.create(model, optimizer, problem.batch, key=key), key)
+    # Running statistics, which no step in training reads.
+    collections = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes.collections)
+    state = jn.train.State(np.int32(0), params, jax.jit(optimizer.init)(params), collections, None, key)
+
+    def logits(state: Any, batch: Any) -> Any:
+        return model.apply(state.variables, batch["x"], train=True, mutable=list(state.collections))[0]
+
+    step = jn.train.make_step(model, optimizer, lambda outputs, batch: jn.ops.cross_entropy(outputs, batch["y"]))
+    return CompiledStep(step, state, problem.batch, logits=logits, loss=lambda report: report["loss"].value)

@@ -1,0 +1,154 @@
+"""PyTorch, eager, on every core; the faster memory layout and optimizer are found by trying."""
+
+import itertools
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.case import Arrays, Contender, Problem
+
+
+def cnn(problem: Problem) -> Contender:
+    """The small network with Adam."""
+    side = problem.parameters["size"]
+    for pool in (2, 2, 1):
+        side = (side - 2) // pool
+
+    def network() -> nn.Module:
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        for i, (before, features) in enumerate(((problem.parameters["channels"], 32), (32, 64), (64, 64)), start=1):
+            layers |= {f"conv_{i}": nn.Conv2d(before, features, 3), f"relu_{i}": nn.ReLU()}
+            if i < 3:
+                layers[f"pool_{i}"] = nn.MaxPool2d(2)
+        layers |= {"flat": nn.Flatten(), "dense": nn.Linear(side * side * 64, 64), "relu": nn.ReLU()}
+        layers["head"] = nn.Linear(64, 10)
+        return nn.Sequential(layers)
+
+    # A map is flattened channels first here, channels last in ours.
+    kernel = problem.weights["dense/kernel"].reshape(side, side, 64, -1)
+    weights = problem.weights | {"dense/kernel": np.moveaxis(kernel, 2, 0).reshape(side * side * 64, -1)}
+    return _EagerStep(problem, network, weights, torch.optim.Adam, lr=1e-3)
+
+
+def resnet(problem: Problem) -> Contender:
+    """ResNet-18 with momentum."""
+    sizes = problem.parameters["channels"], problem.parameters["blocks"], problem.parameters["width"]
+    return _EagerStep(problem, lambda: _ResNet(*sizes), problem.weights, torch.optim.SGD, lr=0.1, momentum=0.9)
+
+
+class _Block(nn.Module):
+    def __init__(self, before: int, features: int, strides: int):
+        super().__init__()
+        self.conv_1, self.norm_1 = _conv(before, features, 3, strides), nn.BatchNorm2d(features)
+        self.conv_2, self.norm_2 = _conv(features, features, 3, 1), nn.BatchNorm2d(features)
+        self.projects = strides > 1 or before != features
+        if self.projects:
+            self.shortcut, self.shortcut_norm = _conv(before, features, 1, strides), nn.BatchNorm2d(features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = functional.relu(self.norm_1(self.conv_1(x)), inplace=True)
+        y = self.norm_2(self.conv_2(y))
+        if self.projects:
+            x = self.shortcut_norm(self.shortcut(x))
+        return functional.relu(x + y, inplace=True)
+
+
+class _ResNet(nn.Module):
+    def __init__(self, channels: int, blocks: int, width: int):
+        super().__init__()
+        self.stem, self.stem_norm = _conv(channels, width, 3, 1), nn.BatchNorm2d(width)
+        before, self._blocks = width, []
+        for stage, i in itertools.product(range(4), range(blocks)):
+            features = width * 2**stage
+            block = _Block(before, features, 2 if stage > 0 and i == 0 else 1)
+            self.add_module(f"stage{stage + 1}_block{i + 1}", block)
+            self._blocks.append(block)
+            before = features
+        self.head = nn.Linear(before, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.relu(self.stem_norm(self.stem(x)), inplace=True)
+        for block in self._blocks:
+            x = block(x)
+        return self.head(x.mean(dim=(2, 3)))
+
+
+class _EagerStep:
+    compile_seconds = None
+    program_bytes = None
+
+    def __init__(
+        self, problem: Problem, network: Callable[[], nn.Module], weights: Arrays, optimizer: Any, **settings: float
+    ):
+        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        # Single precision is meant, here as in the other contenders.
+        torch.backends.cudnn.allow_tf32 = False
+        device = torch.device("cuda" if problem.device == "gpu" else "cpu")
+        x = torch.from_numpy(problem.batch["x"]).permute(0, 3, 1, 2)
+        self._y = torch.from_numpy(problem.batch["y"]).long().to(device)
+
+        def build(layout: str, fused: bool) -> None:
+            form = getattr(torch, f"{layout}_format" if layout == "contiguous" else layout)
+            self._x = x.to(device).contiguous(memory_format=form)
+            self._network = _loaded(network(), weights).to(device).to(memory_format=form).train()  # type: ignore[call-overload]
+            self._optimizer = optimizer(self._network.parameters(), fused=fused, **settings)
+
+        seconds = {}
+        for choice in itertools.product(("contiguous", "channels_last"), (False, True)):
+            build(*choice)
+            seconds[choice] = self._trial()
+        layout, fused = min(seconds, key=seconds.__getitem__)
+        build(layout, fused)
+        self.variant = f"{layout}, {'fused' if fused else 'plain'} optimizer"
+
+    def results(self) -> Arrays:
+        with torch.no_grad():
+            logits = self._network(self._x).cpu().numpy()
+        return {"logits": logits, "losses": np.array([self._step().item() for _ in range(3)])}
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self._step()
+        if self._y.is_cuda:
+            torch.cuda.synchronize()
+
+    def _step(self) -> torch.Tensor:
+        self._optimizer.zero_grad()
+        loss = functional.cross_entropy(self._network(self._x), self._y)
+        loss.backward()
+        self._optimizer.step()
+        return loss
+
+    def _trial(self, seconds: float = 0.3) -> float:
+        """Seconds of the fastest step in a short run, after a first step."""
+        self.run(1)
+        end, fastest = time.perf_counter() + seconds, float("inf")
+        while time.perf_counter() < end:
+            start = time.perf_counter()
+            self.run(1)
+            fastest = min(fastest, time.perf_counter() - start)
+        return fastest
+
+
+def _loaded(network: nn.Module, weights: Arrays) -> nn.Module:
+    """The network with our weights: kernels [*window, in, out] become [out, in, *window]."""
+    with torch.no_grad():
+        for path, value in weights.items():
+            *place, name = path.split("/")
+            layer = network.get_submodule(".".join(place))
+            if name == "kernel":
+                value = np.moveaxis(value, (-1, -2), (0, 1))
+            target = layer.bias if name == "bias" else layer.weight
+            target.copy_(torch.from_numpy(np.ascontiguousarray(value)))  # type: ignore[operator]
+    return network
+
+
+def _conv(before: int, features: int, window: int, strides: int) -> nn.Conv2d:
+    return nn.Conv2d(before, features, window, strides, padding=window // 2, bias=False)

@@ -1,0 +1,202 @@
+"""What the records say: tables in Markdown, verdicts on the targets, and a picture of the ratios."""
+
+import json
+import os
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.case import Case, Target
+from benchmarks.cases import CASES
+from benchmarks.measure import Record
+
+_INK, _PALE, _BLUE, _RED = "#22313f", "#d5dbe0", "#2166ac", "#d6604d"
+
+
+def write(records: Sequence[Record], path: Path) -> None:
+    """Writes records to a file that is there whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(list(records), indent=1) + "\n")
+    os.replace(part, path)
+
+
+def read(folder: Path) -> list[Record]:
+    """The records of all cases in a folder.
+
+    Raises:
+      ValueError: If a file is damaged.
+      FileNotFoundError: If there is none.
+    """
+    files = [folder / f"{name}.json" for name in CASES if (folder / f"{name}.json").exists()]
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no results: python -m benchmarks run CASE --out {folder} writes them")
+    records: list[Record] = []
+    for file in files:
+        try:
+            records += [dict(record) for record in json.loads(file.read_bytes())]
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{file} is damaged: {error}") from error
+    return records
+
+
+def table(records: Sequence[Record]) -> str:
+    """Times, ratios, targets, what is not there, and the circumstances."""
+    timed = [record for record in records if "times" in record]
+    parts = [
+        _markdown(
+            ("case", "shape", "contender", "ms a step", "quartiles", "compile s", "process MiB", "program MiB"),
+            map(_time_row, timed),
+        ),
+        _markdown(
+            ("case", "shape", "ours / peer", "time ratio", "quartiles", "extremes", ""),
+            (_ratio_row(record, us) for record in timed for us in record["ratio"]),
+        ),
+        _markdown(("case", "target", "shapes", "wanted", "reached", ""), _target_rows(records)),
+        "\n".join(_remarks(records)),
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def reached(target: Target, case: Case, records: Sequence[Record]) -> tuple[float, bool] | None:
+    """The ratio that a target is about, a geometric mean over its shapes, and whether it is noisy.
+
+    None where one of the shapes is not measured.
+    """
+    found = []
+    for shape in target.shapes:
+        for record in records:
+            place = (record["case"], record["shape"], record["contender"], record["device"])
+            if place == (case.name, shape, target.peer, target.device) and target.ours in record.get("ratio", {}):
+                found.append(record["ratio"][target.ours])
+    if len(found) < len(target.shapes):
+        return None
+    return statistics.geometric_mean(ratio["median"] for ratio in found), any(ratio["noisy"] for ratio in found)
+
+
+def plot(records: Sequence[Record], path: Path) -> None:
+    """Draws the ratios of one case: medians, quartiles, extremes, and the targets.
+
+    Raises:
+      ValueError: If there is no ratio to draw.
+      ImportError: If Matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need Matplotlib: pip install 'jaxnets[benchmarks]'") from error
+    rows = [(record, us) for record in records if "times" in record for us in record["ratio"]]
+    if not rows:
+        raise ValueError(f"{path.name}: no ratio was measured")
+    figure = Figure(figsize=(7.5, 1.4 + 0.42 * len(rows)), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for y, (record, us) in enumerate(rows):
+        ratio = record["ratio"][us]
+        axes.plot([ratio["min"], ratio["max"]], [y, y], color=_BLUE, linewidth=1)
+        axes.plot([ratio["q1"], ratio["q3"]], [y, y], color=_BLUE, linewidth=5, solid_capstyle="butt", alpha=0.5)
+        axes.plot(ratio["median"], y, "o", color=_BLUE, markerfacecolor="white" if ratio["noisy"] else _BLUE)
+        axes.annotate(f"{ratio['median']:.2f}", (ratio["median"], y), (0, 7), textcoords="offset points", ha="center")
+        for target in CASES[record["case"]].targets:
+            place = (target.peer, target.ours, target.stage, target.device)
+            if place == (record["contender"], us, "first", record["device"]) and target.shapes == (record["shape"],):
+                axes.plot(target.ratio, y, "|", color=_RED, markersize=16, markeredgewidth=2)
+    axes.plot([], [], "o", color=_BLUE, label="ours / peer")
+    if any(record["ratio"][us]["noisy"] for record, us in rows):
+        axes.plot([], [], "o", color=_BLUE, markerfacecolor="white", label="the same, noisy")
+    axes.plot([], [], "|", color=_RED, markersize=12, markeredgewidth=2, label="target")
+    axes.axvline(1, color=_INK, linewidth=1)
+    axes.set_xscale("log")
+    ticks = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
+    low, high = min(r["ratio"][us]["min"] for r, us in rows), max(r["ratio"][us]["max"] for r, us in rows)
+    axes.set_xlim(min(low, 0.3) * 0.9, max(high, 1.0) * 1.15)
+    axes.set_xticks([tick for tick in ticks if min(low, 0.3) * 0.9 <= tick <= max(high, 1.0) * 1.15])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.set_yticks(range(len(rows)), [f"{record['shape']}: {us} / {record['contender']}" for record, us in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.7)
+    axes.set_xlabel("time ratio, lower is better for us")
+    axes.grid(axis="x", color=_PALE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower right", ncols=3, frameon=False)
+    first = rows[0][0]
+    figure.suptitle(f"{first['case']}: {CASES[first['case']].summary}\n{_machine(first)}", fontsize=10, color=_INK)
+    part = path.with_name(f".{path.name}.part")
+    figure.savefig(part, format="png")
+    os.replace(part, path)
+
+
+def _time_row(record: Record) -> tuple[str, ...]:
+    times, program = record["times"], record["memory"]["program"]
+    name = f"{record['contender']} ({record['variant']})" if record["variant"] else record["contender"]
+    return (
+        record["case"],
+        record["shape"],
+        name,
+        f"{1e3 * times['median']:.3g}",
+        f"{1e3 * times['q1']:.3g} to {1e3 * times['q3']:.3g}",
+        "" if record["compile_seconds"] is None else f"{record['compile_seconds']:.1f}",
+        f"{record['memory']['process_peak_bytes'] / 2**20:.0f}",
+        "" if program is None else f"{(program['temporaries'] + program['arguments']) / 2**20:.1f}",
+    )
+
+
+def _ratio_row(record: Record, us: str) -> tuple[str, ...]:
+    ratio = record["ratio"][us]
+    return (
+        record["case"],
+        record["shape"],
+        f"{us} / {record['contender']}",
+        f"{ratio['median']:.2f}",
+        f"{ratio['q1']:.2f} to {ratio['q3']:.2f}",
+        f"{ratio['min']:.2f} to {ratio['max']:.2f}",
+        "noisy" if ratio["noisy"] else "",
+    )
+
+
+def _target_rows(records: Sequence[Record]) -> Iterable[tuple[str, ...]]:
+    for name in dict.fromkeys(record["case"] for record in records):
+        case = CASES[name]
+        for target in case.targets:
+            ratio, noisy = reached(target, case, records) or (None, False)
+            verdict = "not measured" if ratio is None else "pass" if ratio <= target.ratio else "shortfall"
+            yield (
+                name,
+                f"{target.ours} / {target.peer}, {target.device}",
+                ", ".join(target.shapes),
+                f"{target.ratio:g}{' (then)' if target.stage == 'then' else ''}",
+                "" if ratio is None else f"{ratio:.2f}",
+                verdict + (", noisy" if noisy else ""),
+            )
+
+
+def _remarks(records: Sequence[Record]) -> Iterable[str]:
+    for record in records:
+        if record["status"] != "measured":
+            yield f"{record['case']}, {record['shape']}: {record['contender']} was not timed: {record['note']}"
+    noisy = dict.fromkeys(f"{r['case']}, {r['shape']}: {r['contender']}" for r in records if r.get("noisy"))
+    if noisy:
+        yield f"The machine was too noisy to rely on the ratios of these: {'; '.join(noisy)}"
+    yield from dict.fromkeys(f"Measured on: {_machine(record)}, load {record['load']:.1f}" for record in records)
+    versions = {item for record in records for item in record.get("versions", {}).items()}
+    yield "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(versions))
+
+
+def _machine(record: Record) -> str:
+    hardware: dict[str, Any] = record["hardware"]
+    cpu = f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_bytes'] / 2**30:.0f} GiB"
+    return f"{hardware['gpu']} ({cpu})" if "gpu" in hardware else cpu
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose columns line up as plain text too; nothing where there are no rows."""
+    cells = [list(head), *map(list, rows)]
+    if len(cells) == 1:
+        return ""
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+    ]
+    return "\n".join([lines[0], "| " + " | ".join("-" * max(width, 3) for width in widths) + " |", *lines[1:]])

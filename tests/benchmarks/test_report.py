@@ -1,0 +1,66 @@
+import json
+
+import pytest
+
+from benchmarks import report
+from benchmarks.case import Target
+from benchmarks.cases import CASES
+
+
+def test_table_judges_the_targets(make_record):
+    text = report.table(
+        [
+            make_record("torch", 0.6),
+            make_record("flax", 0.5),
+            make_record("keras", 0.39, noisy=True),
+            make_record("torch", 0.5, "batch 128", ours="jaxnets_tuned"),
+        ]
+    )
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    verdicts = {(*row[1:4],): row[4:] for row in rows if len(row) == 6 and row[0] == "cnn"}
+    assert verdicts["jaxnets / torch, cpu", "batch 32", "0.65"] == ["0.60", "pass"]
+    assert verdicts["jaxnets / flax, cpu", "batch 32", "0.45"] == ["0.50", "shortfall"]
+    assert verdicts["jaxnets / keras, cpu", "batch 32", "0.4"] == ["0.39", "pass, noisy"]
+    assert verdicts["jaxnets_tuned / torch, cpu", "batch 128", "0.65"] == ["0.50", "pass"]
+    assert verdicts["jaxnets / torch, cpu", "batch 32", "0.5 (then)"] == ["0.60", "shortfall"]
+    assert verdicts["jaxnets / torch, cpu", "batch 128", "0.5 (then)"] == ["", "not measured"]
+    assert "too noisy to rely on the ratios of these: cnn, batch 32: keras" in text
+    assert "a processor, 2 cores, 16 GiB" in text
+    assert "torch 1.0" in text
+
+
+def test_targets_over_shapes_are_geometric_means(make_record):
+    target = Target("torch", 0.5, ("batch 32", "batch 128"))
+    records = [make_record(ratio=0.2), make_record(ratio=0.8, shape="batch 128", noisy=True)]
+    assert report.reached(target, CASES["cnn"], records) == (pytest.approx(0.4), True)
+    assert report.reached(target, CASES["cnn"], records[:1]) is None
+
+
+def test_every_target_is_about_something_measured():
+    for case in CASES.values():
+        ours = {shape.name: shape.ours for shape in case.shapes}
+        for target in case.targets:
+            assert target.peer in case.peers
+            assert all(target.ours in ours[shape] for shape in target.shapes)
+
+
+def test_what_was_left_out_is_said(make_record, tmp_path):
+    absent = make_record(status="missing", note="not installed: torch")
+    del absent["times"], absent["ratio"]
+    assert "cnn, batch 32: torch was not timed: not installed: torch" in report.table([absent])
+    with pytest.raises(ValueError, match="no ratio was measured"):
+        report.plot([absent], tmp_path / "cnn.png")
+
+
+def test_plot(make_record, tmp_path):
+    report.plot([make_record(), make_record("flax", 12.0, noisy=True)], tmp_path / "cnn.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["cnn.png"]
+
+
+def test_round_trip_and_damage(make_record, tmp_path):
+    report.write([make_record()], tmp_path / "cnn.json")
+    assert report.read(tmp_path) == [make_record()]
+    assert [path.name for path in tmp_path.iterdir()] == ["cnn.json"]
+    (tmp_path / "cnn.json").write_text(json.dumps([make_record()])[:-9])
+    with pytest.raises(ValueError, match=r"cnn\.json is damaged"):
+        report.read(tmp_path)

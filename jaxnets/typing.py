@@ -20,7 +20,7 @@ class Mean(NamedTuple):
 
     Add two with `jax.tree.map(operator.add, a, b)`.
 
-    >>> Mean(total=jnp.array(6.0), weight=jnp.array(4.0)).value
+    >>> Mean(total=jnp.float32(6), weight=jnp.float32(4)).value
     Array(1.5, dtype=float32)
     """
 

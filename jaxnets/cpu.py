@@ -42,4 +42,5 @@ def _set(values: dict[int, int]) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         for parameter, value in values.items():
-            mallopt(parameter, value)
+            # Older versions take no threshold above 32 MiB.
+            _ = mallopt(parameter, value) or mallopt(parameter, min(value, 32 << 20))

@@ -1,5 +1,6 @@
 """Small networks for small images: the classic convolutional ones, a modern one, and a perceptron to compare with."""
 
+import math
 from typing import Literal
 
 import flax.linen as nn
@@ -52,7 +53,7 @@ class SmallCNN(nn.Module):
             x = nn.relu(Conv(features, 3, padding=self.padding, dtype=x.dtype, name=f"conv_{i + 1}")(x))
             if i < 2:
                 x = ops.max_pool(x, 2)
-        x = x.reshape(len(x), -1)
+        x = _flat(x)
         if self.dense is not None:
             x = nn.relu(nn.Dense(self.dense, dtype=x.dtype, name="dense")(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -92,7 +93,7 @@ class LeNet5(nn.Module):
         for i, (features, padding) in enumerate(((6, self.padding), (16, "VALID"))):
             x = nn.tanh(Conv(features, 5, padding=padding, dtype=x.dtype, name=f"conv_{i + 1}")(x))
             x = ops.avg_pool(x, 2)
-        x = x.reshape(len(x), -1)
+        x = _flat(x)
         for i, features in enumerate((120, 84)):
             x = nn.tanh(nn.Dense(features, dtype=x.dtype, name=f"dense_{i + 1}")(x))
         return nn.Dense(self.classes, dtype=x.dtype, name="head")(x)
@@ -147,7 +148,7 @@ class ConvNet(nn.Module):
                 x = ops.max_pool(x, 2) if i == 0 else x
                 norm = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=x.dtype, name=f"{place}_norm")
                 x = nn.relu(norm(x))
-        x = ops.global_avg_pool(x) if self.pooling == "average" else x.reshape(len(x), -1)
+        x = ops.global_avg_pool(x) if self.pooling == "average" else _flat(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.classes, dtype=x.dtype, name="head")(x)
 
@@ -176,7 +177,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b *features"], *, train: bool = False) -> Logits:
         """Gives the logits of the rows of x; dropout acts only in training."""
-        x = _floating(self, x).reshape(len(x), -1)
+        x = _flat(_floating(self, x))
         for i, features in enumerate(self.hidden):
             x = nn.relu(nn.Dense(features, dtype=x.dtype, name=f"dense_{i + 1}")(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -192,6 +193,11 @@ def check_images(model: nn.Module, x: Array, smallest: int = 1, hint: str = "") 
         got = "x".join(map(str, x.shape[1:3]))
         raise ValueError(f"{name}: images are {got}, wanted at least {smallest}x{smallest}{hint}")
     return _floating(model, x)
+
+
+def _flat(x: Array) -> Array:
+    """Each row as one vector; the number of rows may be 0, or a symbol."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def _floating(model: nn.Module, x: Array) -> Array:

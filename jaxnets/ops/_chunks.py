@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
@@ -12,27 +14,34 @@ _CHUNK_BYTES = 10 << 20
 
 
 def chunk_rows(batch: Any, bytes_per_row: int) -> Any:
-    """How many rows to take at once: a divisor of `batch`, or all of it where the batch is symbolic."""
+    """How many rows to take at once, in chunks as equal as can be: all of them where the batch is symbolic."""
     if not isinstance(batch, int) or batch == 0:
         return batch
-    most = max(1, _CHUNK_BYTES // max(1, bytes_per_row))
-    return max(d for d in range(1, min(most, batch) + 1) if batch % d == 0)
+    count = -(-batch // max(1, _CHUNK_BYTES // max(1, bytes_per_row)))
+    return -(-batch // min(count, batch))
 
 
 def map_chunks(function: Callable[[Array], Array], x: Array, size: Any) -> Array:
     """`function` on chunks of rows, their results concatenated."""
     if size == x.shape[0]:
         return function(x)
-    y = lax.map(function, x.reshape(x.shape[0] // size, size, *x.shape[1:]))
-    return y.reshape(x.shape[0], *y.shape[2:])
+    whole, rest = _cut(x, size)
+    y = lax.map(function, whole)
+    y = y.reshape(-1, *y.shape[2:])
+    return jnp.concatenate([y, function(rest)]) if len(rest) else y
 
 
 def sum_chunks(function: Callable[[Array, Array], Array], x: Array, g: Array, size: Any) -> Array:
     """`function` on chunks of rows of both arguments, their results added up."""
     if size == x.shape[0]:
         return function(x, g)
+    (x, x_rest), (g, g_rest) = _cut(x, size), _cut(g, size)
+    result = jax.eval_shape(function, x[0], g[0])
+    start = function(x_rest, g_rest) if len(x_rest) else jnp.zeros(result.shape, result.dtype)
+    return lax.scan(lambda total, chunk: (total + function(*chunk), None), start, (x, g))[0]
+
+
+def _cut(x: Array, size: int) -> tuple[Array, Array]:
+    """Whole chunks [count, size, ...] and the rows that are left."""
     count = x.shape[0] // size
-    chunks = tuple(a.reshape(count, size, *a.shape[1:]) for a in (x, g))
-    first = function(chunks[0][0], chunks[1][0])
-    rest = tuple(a[1:] for a in chunks)
-    return lax.scan(lambda total, c: (total + function(*c), None), first, rest)[0]
+    return x[: count * size].reshape(count, size, *x.shape[1:]), x[count * size :]

@@ -1,9 +1,9 @@
 """The static side of a convolution: windows, strides and padding, checked once and hashable."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxnets.typing import Padding
@@ -12,7 +12,7 @@ from jaxnets.typing import Padding
 class Geometry(NamedTuple):
     """Everything about a convolution but its arrays. Sizes are per spatial axis."""
 
-    in_spatial: tuple[int, ...]
+    in_spatial: tuple[Any, ...]
     window: tuple[int, ...]
     strides: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
@@ -27,10 +27,15 @@ class Geometry(NamedTuple):
         return tuple((k - 1) * d + 1 for k, d in zip(self.window, self.dilation, strict=True))
 
     @property
-    def out_spatial(self) -> tuple[int, ...]:
+    def out_spatial(self) -> tuple[Any, ...]:
         """The output's spatial shape; 0 where the window does not fit."""
         sizes = zip(self.in_spatial, self.padding, self.extent, self.strides, strict=True)
-        return tuple(max((n + low + high - e) // s + 1, 0) for n, (low, high), e, s in sizes)
+        return tuple(jax.core.max_dim((n + low + high - e) // s + 1, 0) for n, (low, high), e, s in sizes)
+
+    @property
+    def is_concrete(self) -> bool:
+        """Whether every spatial size is a number, rather than the symbol of an export."""
+        return all(isinstance(n, int) for n in self.in_spatial)
 
     @property
     def rank(self) -> int:
@@ -58,7 +63,7 @@ def per_axis(op: str, name: str, value: int | Sequence[int], rank: int) -> tuple
 def explicit_padding(
     op: str,
     padding: Padding,
-    spatial: Sequence[int],
+    spatial: Sequence[Any],
     extent: Sequence[int],
     strides: Sequence[int],
 ) -> tuple[tuple[int, int], ...]:
@@ -74,11 +79,14 @@ def explicit_padding(
         return ((padding, padding),) * len(spatial)
     if padding == "VALID":
         return ((0, 0),) * len(spatial)
-    if padding in ("SAME", "CAUSAL"):
+    if padding == "CAUSAL":
+        others = explicit_padding(op, "SAME", spatial[1:], extent[1:], strides[1:])
+        return ((extent[0] - 1, 0), *others)
+    if padding == "SAME":
         sizes = zip(spatial, strides, extent, strict=True)
-        total = [max((math.ceil(n / s) - 1) * s + e - n, 0) for n, s, e in sizes]
-        same = tuple((t // 2, t - t // 2) for t in total)
-        return same if padding == "SAME" else ((extent[0] - 1, 0), *same[1:])
+        # By steps of 1 the padding does not depend on the size, which may then be symbolic.
+        total = [e - 1 if s == 1 else max((-(-n // s) - 1) * s + e - n, 0) for n, s, e in sizes]
+        return tuple((t // 2, t - t // 2) for t in total)
     if not isinstance(padding, str | int):
         pairs = tuple(tuple(pair) for pair in padding)
         if len(pairs) == len(spatial) and all(len(pair) == 2 and min(pair) >= 0 for pair in pairs):

@@ -49,7 +49,7 @@ def _xla_kernel_gradient(geometry: Geometry, x: Array, g: Array) -> Array:
     return jax.linear_transpose(lambda kernel: _xla_output(geometry, x, kernel), kernel)(g)[0]
 
 
-# ---- the three members on a CPU
+# ---- the three members by matrix products
 
 
 def _winograd_input_gradient(geometry: Geometry, g: Array, kernel: Array) -> Array:
@@ -61,7 +61,7 @@ def _winograd_input_gradient(geometry: Geometry, g: Array, kernel: Array) -> Arr
     return _winograd.winograd(backward, g, kernel[::-1, ::-1].swapaxes(2, 3))
 
 
-_CPU_MEMBERS: dict[str, tuple[Member, Member, Member]] = {
+_ALGORITHMS: dict[str, tuple[Member, Member, Member]] = {
     "xla": (_xla_output, _xla_input_gradient, _xla_kernel_gradient),
     "im2col": (_im2col.im2col, _im2col.im2col_input_gradient, _im2col.im2col_kernel_gradient),
     "winograd": (_winograd.winograd, _winograd_input_gradient, _winograd.winograd_kernel_gradient),
@@ -69,16 +69,20 @@ _CPU_MEMBERS: dict[str, tuple[Member, Member, Member]] = {
 
 
 def cpu_algorithm(geometry: Geometry, channels: int, features: int) -> str:
-    """The algorithm that `implementation` stands for on a CPU.
+    """The algorithm that `implementation` stands for on a CPU, by the convolution's size.
 
-    Measured on two cores: Winograd takes 0.4 of XLA's time from 16 channels up; below that, and for strides, im2col
-    takes 0.3 to 0.8 of it, until the patches of a single image leave the cache.
+    Winograd from 16 channels up, where its transforms are worth their cost; not under padding to one side, which is
+    how a causal convolution comes, since within a tile what is not finite would travel back in time. Otherwise im2col,
+    until the patches of a single image leave the cache.
     """
+    if 0 in geometry.out_spatial or not geometry.is_concrete:
+        return "xla"
     if geometry.implementation != "auto":
         return geometry.implementation
-    if geometry.groups > 1 or 0 in geometry.out_spatial:
+    if geometry.groups > 1:
         return "xla"
-    if _winograd.fits(geometry) and min(channels, features) >= 16 and geometry.precision is None:
+    centred = all(low == high for low, high in geometry.padding)
+    if _winograd.fits(geometry) and centred and min(channels, features) >= 16 and geometry.precision is None:
         return "winograd"
     return "im2col" if _im2col.row_bytes(geometry, channels) <= 16 << 20 else "xla"
 
@@ -105,40 +109,56 @@ kernel_gradient_p = Primitive("jaxnets_conv_kernel_gradient")
 
 def output(x: Array, kernel: Array, geometry: Geometry) -> Array:
     """The convolution of x and kernel."""
-    return output_p.bind(x, kernel, geometry=geometry)
+    return output_p.bind(*_varying_alike(x, kernel), geometry=geometry)
 
 
 def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
     """The gradient of x for the output's gradient g."""
-    return input_gradient_p.bind(g, kernel, geometry=geometry)
+    return input_gradient_p.bind(*_varying_alike(g, kernel), geometry=geometry)
 
 
 def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
     """The gradient of the kernel for the output's gradient g."""
-    return kernel_gradient_p.bind(x, g, geometry=geometry)
+    return kernel_gradient_p.bind(*_varying_alike(x, g), geometry=geometry)
+
+
+def _varying_alike(a: Array, b: Array) -> tuple[Array, Array]:
+    """Both marked as differing between devices along the same axes, as `shard_map` asks of a primitive's arguments."""
+    axes = [jax.typeof(array).manual_axis_type.varying for array in (a, b)]
+    lacking = [tuple(sorted((axes[0] | axes[1]) - own)) for own in axes]
+    a, b = (
+        lax.pcast(array, to="varying", axis_name=names) if names else array
+        for array, names in zip((a, b), lacking, strict=True)
+    )
+    return a, b
 
 
 def _register(primitive: Primitive, member: int, shape: Callable[[Geometry, Any, Any], tuple[Any, ...]]) -> None:
     def on_cpu(a: Array, b: Array, *, geometry: Geometry) -> Array:
         by_kernel = _channels(primitive, geometry, a, b)
-        return _CPU_MEMBERS[cpu_algorithm(geometry, *by_kernel)][member](geometry, a, b)
+        return _ALGORITHMS[cpu_algorithm(geometry, *by_kernel)][member](geometry, a, b)
 
     def elsewhere(a: Array, b: Array, *, geometry: Geometry) -> Array:
-        members = _CPU_MEMBERS["xla" if geometry.implementation == "auto" else geometry.implementation]
+        members = _ALGORITHMS["xla" if geometry.implementation == "auto" else geometry.implementation]
         return members[member](geometry, a, b)
 
     def batch(arrays: Any, axes: Any, *, geometry: Geometry) -> tuple[Array, int]:
         a, b = arrays
         if axes[1] is None and primitive is not kernel_gradient_p:
             a = jnp.moveaxis(a, axes[0], 0)  # one kernel for all: the mapped axis is more of the batch
-            y = primitive.bind(a.reshape(-1, *a.shape[2:]), b, geometry=geometry)
+            y = primitive.bind(a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), b, geometry=geometry)
             return y.reshape(*a.shape[:2], *y.shape[1:]), 0
         cpu, default = (functools.partial(f, geometry=geometry) for f in (on_cpu, elsewhere))
         by_platform = functools.partial(lax.platform_dependent, cpu=cpu, default=default)
         return jax.vmap(by_platform, in_axes=axes)(a, b), 0
 
+    def compiled(a: Array, b: Array, *, geometry: Geometry) -> Array:
+        with jax.disable_jit(False):  # a primitive has no other way to run
+            return bind(a, b, geometry=geometry)
+
+    bind = jax.jit(primitive.bind, static_argnames="geometry")
     primitive.def_abstract_eval(lambda a, b, *, geometry: a.update(shape=shape(geometry, a, b), weak_type=False))
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames="geometry"))
+    primitive.def_impl(compiled)
     mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=False))
     mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu")
     batching.primitive_batchers[primitive] = batch

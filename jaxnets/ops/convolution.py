@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -37,13 +38,14 @@ def conv(
         before the first spatial axis (and "SAME" on the others), a number is for every side, pairs are (before, after).
       dilation: Distance between the kernel's taps, in pixels.
       groups: Channels and features are cut into as many independent groups.
-      precision: Of the products, as in `jax.lax`. Anything but None keeps "auto" from Winograd.
+      precision: Of the products, as in `jax.lax`; None takes `jax.default_matmul_precision`. Where either is set,
+        "auto" keeps from Winograd.
       implementation: "xla" is XLA's own convolution, "im2col" one matrix product, "winograd" 36 small ones (a 3x3
-        window, strides and dilation 1). "auto" is "xla" but on a CPU, where it takes the fastest of the three by the
-        convolution's size.
+        window, strides and dilation 1; what is not finite spreads over its 4x4 tile). "auto" is "xla" but on a CPU,
+        where it takes one of the three by the convolution's size.
 
     Raises:
-      TypeError: If the dtypes differ.
+      TypeError: If x is not floating, or the dtypes differ.
       ValueError: If ranks, channels, groups, padding or implementation do not fit.
 
     References:
@@ -63,7 +65,7 @@ def conv(
     window = kernel.shape[:-2]
     extent = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
     pads = explicit_padding("conv", padding, x.shape[1:-1], extent, strides)
-    geometry = Geometry(x.shape[1:-1], window, strides, pads, dilation, groups, precision, implementation)
+    geometry = Geometry(x.shape[1:-1], window, strides, pads, dilation, groups, _precision(precision), implementation)
     _check_implementation("conv", geometry)
     y = primitive.output(x, kernel, geometry)
     return y if bias is None else y + jnp.expand_dims(bias, range(rank + 1))
@@ -90,7 +92,7 @@ def conv_transpose(
       implementation: As for `conv`, of whose input gradient this is an instance.
 
     Raises:
-      TypeError: If the dtypes differ.
+      TypeError: If x is not floating, or the dtypes differ.
       ValueError: If ranks, channels, padding or implementation do not fit; "CAUSAL" is not known here.
 
     References:
@@ -112,9 +114,9 @@ def conv_transpose(
     pads = _spread_padding(padding, extent, strides)
     # The convolution whose input gradient this is: from the spread-out side to x.
     sizes = list(zip(x.shape[1:-1], strides, extent, pads, strict=True))
-    spatial = tuple(max((n - 1) * s + 2 + low + high - e, 0) for n, s, e, (low, high) in sizes)
+    spatial = tuple(jax.core.max_dim((n - 1) * s + 2 + low + high - e, 0) for n, s, e, (low, high) in sizes)
     inverse = tuple((e - 1 - low, e - 1 - high) for _, _, e, (low, high) in sizes)
-    geometry = Geometry(spatial, window, strides, inverse, dilation, 1, precision, implementation)
+    geometry = Geometry(spatial, window, strides, inverse, dilation, 1, _precision(precision), implementation)
     _check_implementation("conv_transpose", geometry)
     turned = jnp.flip(kernel, range(rank)).swapaxes(-1, -2)
     y = primitive.input_gradient(x, turned, geometry)
@@ -128,6 +130,8 @@ def _check_arrays(op: str, x: Array, kernel: Array, bias: Array | None) -> int:
             f"{op}: x wants [B, *spatial, C] with one to three spatial axes and kernel [*window, C, F] with as many "
             f"(x.shape={x.shape}, kernel.shape={kernel.shape})"
         )
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{op}: x wants a floating dtype but has {x.dtype}")
     if kernel.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype):
         raise TypeError(
             f"{op}: x, kernel and bias want one dtype but have {x.dtype}, {kernel.dtype}"
@@ -136,6 +140,11 @@ def _check_arrays(op: str, x: Array, kernel: Array, bias: Array | None) -> int:
     if bias is not None and bias.shape != kernel.shape[-1:]:
         raise ValueError(f"{op}: bias has shape {bias.shape} but kernel has {kernel.shape[-1]} features")
     return rank
+
+
+def _precision(precision: Precision) -> Precision:
+    # Read now: the primitives are lowered when the context manager that sets it may be gone.
+    return jax.config.jax_default_matmul_precision if precision is None else precision  # type: ignore[attr-defined]
 
 
 def _check_implementation(op: str, geometry: Geometry) -> None:

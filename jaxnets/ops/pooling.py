@@ -1,7 +1,6 @@
 """Pooling over windows of one, two or three spatial axes, channels last."""
 
 import functools
-import math
 from collections.abc import Sequence
 
 import jax
@@ -134,6 +133,8 @@ def _windows(x: Array, axis: int, size: int, stride: int, pad: tuple[int, int], 
     if low or high:
         pads = [(low, high, 0) if a == axis else (0, 0, 0) for a in range(x.ndim)]
         x = lax.pad(x, jnp.asarray(fill, x.dtype), pads)
+    if isinstance(x.shape[axis], int) and x.shape[axis] < size:
+        return [lax.slice_in_dim(x, 0, 0, axis=axis)] * size
     count = (x.shape[axis] - size) // stride + 1
     return [lax.slice_in_dim(x, i, i + (count - 1) * stride + 1, stride, axis) for i in range(size)]
 
@@ -148,7 +149,8 @@ def _check_windows(
     if any(max(pad) >= size for pad, size in zip(pads, window, strict=True)):
         raise ValueError(f"{op}: padding {pads} wants to be smaller than the window {window}")
     padded = [n + sum(pad) for n, pad in zip(x.shape[1:-1], pads, strict=True)]
-    if math.prod(x.shape[1:-1]) and any(n < size for n, size in zip(padded, window, strict=True)):
+    concrete = all(isinstance(n, int) for n in padded)
+    if concrete and 0 not in x.shape[1:-1] and any(n < size for n, size in zip(padded, window, strict=True)):
         raise ValueError(f"{op}: window {window} does not fit x with its padding (x.shape={x.shape}, padding={pads})")
     return window, strides, pads
 

@@ -16,6 +16,7 @@ from jaxnets.data.augment import (
 )
 from jaxnets.data.decode import decode_image
 from jaxnets.data.device import DeviceData
+from jaxnets.data.folder import picture_files
 from jaxnets.data.images import Images, load_images
 from jaxnets.data.loader import Indexable, Loader, batches
 from jaxnets.data.sources import SOURCES, RemoteFile, Source, fetch
@@ -41,6 +42,7 @@ __all__ = [
     "load_images",
     "mixup",
     "normalise",
+    "picture_files",
     "random_affine",
     "random_crop",
     "random_flip",

@@ -68,6 +68,12 @@ def read_idx_set(paths: Sequence[Path]) -> tuple[Part, Part, tuple[str, ...]]:
     return train, test, tuple(map(str, range(int(train.y.max()) + 1)))
 
 
+def picture_files(folder: Path) -> list[Path]:
+    """The files of a folder that have a picture's suffix, in order; those that start with a dot are passed over."""
+    files = (path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
+    return sorted(path for path in files if not path.name.startswith("."))
+
+
 def _plain_or_gzipped(path: Path) -> Path:
     return path if path.exists() else path.with_name(f"{path.name}.gz")
 
@@ -83,11 +89,7 @@ def _files(folder: Path, classes: Sequence[str], *, partly: bool = False) -> lis
         raise ValueError(f"read_folder: {folder / unknown[0]} is a class that the training part lacks: add it there")
     found = []
     for name in present:
-        paths = sorted(
-            path
-            for path in (folder / name).iterdir()
-            if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
-        )
+        paths = picture_files(folder / name)
         if not paths and not partly:
             raise ValueError(f"read_folder: {folder / name} holds no images: add some, or remove the folder")
         found += [(path, classes.index(name)) for path in paths]

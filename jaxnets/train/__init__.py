@@ -2,12 +2,12 @@
 
 from jaxnets.train import plots
 from jaxnets.train.checkpoint import Checkpoints
-from jaxnets.train.logging import JsonLines, progress, read_json_lines
-from jaxnets.train.loop import evaluate, every, fit
+from jaxnets.train.logging import CompileClock, JsonLines, progress, read_json_lines, to_json
+from jaxnets.train.loop import Terminated, evaluate, every, fit
 from jaxnets.train.metrics import accuracy, confusion_matrix, top_k_accuracy
 from jaxnets.train.optim import OPTIMIZERS, SCHEDULES, decay_mask, make_schedule, optimizer
 from jaxnets.train.programs import DeviceResident, runs_scanned
-from jaxnets.train.run import Run, read_config
+from jaxnets.train.run import Run, check_config, new_run, newest_run, read_config
 from jaxnets.train.state import State, create
 from jaxnets.train.step import make_eval_step, make_step, predict
 from jaxnets.train.weights import load_weights, save_weights
@@ -16,11 +16,14 @@ __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
     "Checkpoints",
+    "CompileClock",
     "DeviceResident",
     "JsonLines",
     "Run",
     "State",
+    "Terminated",
     "accuracy",
+    "check_config",
     "confusion_matrix",
     "create",
     "decay_mask",
@@ -31,6 +34,8 @@ __all__ = [
     "make_eval_step",
     "make_schedule",
     "make_step",
+    "new_run",
+    "newest_run",
     "optimizer",
     "plots",
     "predict",
@@ -39,5 +44,6 @@ __all__ = [
     "read_json_lines",
     "runs_scanned",
     "save_weights",
+    "to_json",
     "top_k_accuracy",
 ]

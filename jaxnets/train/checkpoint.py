@@ -33,6 +33,8 @@ class Checkpoints:
             state, metrics = fit(state, step, data, steps=1000, callbacks=[every(100, checkpoints)])
             checkpoints.save(state)
 
+    Steps that lie there already are only written over by an instance that restored one of them.
+
     A flipped bit on the disk raises no error by itself, so each leaf is kept with its checksum, and so is each file:
     those are compared first, for the libraries that read a damaged file tell of it at length.
     """
@@ -75,6 +77,7 @@ class Checkpoints:
           extra: What else to keep; must fit in JSON.
 
         Raises:
+          ValueError: If this step or later ones are on the disk, and this instance restored none.
           OSError: If an earlier save could not be written.
         """
         step = int(state.step)
@@ -124,6 +127,7 @@ class Checkpoints:
                 reason = str(error).strip().split("\n")[0][:200]
                 self.report(f"checkpoint {self.directory / str(step)} cannot be used: {type(error).__name__}: {reason}")
                 continue
+            self._saved = step
             return _rebuilt(template, arrays, index["keys"]), index["extra"]
         return None
 
@@ -158,6 +162,11 @@ class Checkpoints:
 
         self.wait()
         later = [other for other in self.steps() if other >= step]
+        if later and self._saved is None:
+            raise ValueError(
+                f"Checkpoints: {self.directory} holds steps {later} of a run that was not restored, and step {step} "
+                "would take their place: restore it, or name another folder"
+            )
         for other in later:
             shutil.rmtree(self.directory / str(other))
         if self._manager is None:

@@ -7,6 +7,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from jaxnets.train.logging import to_json
+from jaxnets.train.loop import Terminated
+
 
 class Command(Protocol):
     """A dataclass whose fields are the options and whose call is the command."""
@@ -21,7 +24,7 @@ def main(commands: Mapping[str, Callable[..., Command]], arguments: Sequence[str
     """Parses the command line, runs the command it names, and gives the exit code.
 
     Bad input (`ValueError`, `TypeError`, `OSError`, a missing package) ends in one line on standard error and code 2;
-    `--debug` lets the traceback through. Ctrl-C gives 130.
+    `--debug` lets the traceback through. Ctrl-C gives 130, and SIGTERM while `fit` runs 143.
 
     Args:
       commands: Dataclasses by the command's name.
@@ -44,12 +47,33 @@ def main(commands: Mapping[str, Callable[..., Command]], arguments: Sequence[str
     try:
         command()
     except KeyboardInterrupt as interruption:
-        return _fail(str(interruption) or "interrupted", 130)
+        return _fail(str(interruption) or "interrupted", 143 if isinstance(interruption, Terminated) else 130)
     except (ValueError, TypeError, OSError, ImportError) as error:
         if command.debug:
             raise
         return _fail(f"error: {' '.join(str(error).split())}", 2)
     return 0
+
+
+def tell(result: Mapping[str, Any], as_json: bool, words: str = "") -> None:
+    """Writes a result to standard output: as one line of JSON, or a line for each part that holds metrics, and words.
+
+    >>> tell({"test": {"accuracy": 0.5}, "steps": 9}, False, "run: here")
+    test: accuracy 0.5000
+    run: here
+    """
+    parts = {name: part for name, part in result.items() if isinstance(part, Mapping)}
+    lines = [
+        f"{name}: " + "  ".join(f"{metric} {value:.4f}" for metric, value in part.items())
+        for name, part in parts.items()
+    ]
+    said = [to_json(result)] if as_json else [*lines, *filter(None, [words])]
+    sys.stdout.write("".join(line + "\n" for line in said))
+
+
+def say(words: str) -> None:
+    """Writes a line to the person watching, on standard error; standard output is for results."""
+    sys.stderr.write(words + "\n")
 
 
 def _parse(commands: Mapping[str, Callable[..., Command]], arguments: Sequence[str] | None) -> Any:

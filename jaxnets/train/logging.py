@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxnets.train.files import replacing
 from jaxnets.train.loop import Callback
 
@@ -55,25 +57,26 @@ def progress(
 class JsonLines:
     """A callback that writes a line of JSON for each record, `{"step": ..., "seconds": ..., "loss": ...}`.
 
-    Seconds are counted from the making of the object, on top of those of the records kept. A number that is not
-    finite is written as null, which JSON has no other word for.
+    Seconds are counted from the making of the object, on top of those of the records kept, `seconds_before`.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, step: int = 0):
         """Opens the file for a run that goes on from a step.
 
         Args:
-          path: The file; records past the step, and a line cut short by a crash, are dropped from it.
+          path: The file; records past the step, those without one, such as the result of a run that ended there, and
+            a line cut short by a crash, are dropped from it.
           step: The step restored; 0 starts the file anew.
 
         Raises:
           OSError: If the file cannot be written.
         """
         self.path = Path(path)
-        kept = [record for record in read_json_lines(path) if record.get("step", 0) <= step] if step else []
+        kept = [record for record in read_json_lines(path) if record.get("step", step + 1) <= step] if step else []
         with replacing(path) as part:
-            part.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        self._begun = time.monotonic() - max((record.get("seconds") or 0.0 for record in kept), default=0.0)
+            part.write_text("".join(to_json(record) + "\n" for record in kept))
+        self.seconds_before: float = max((record.get("seconds") or 0.0 for record in kept), default=0.0)
+        self._begun = time.monotonic() - self.seconds_before
 
     def __call__(self, step: int, state: Any, metrics: Mapping[str, Any]) -> None:
         """Writes a record, as a callback of `every`."""
@@ -82,7 +85,28 @@ class JsonLines:
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends a record of any form."""
         with self.path.open("a") as file:
-            file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+            file.write(to_json(record) + "\n")
+
+
+def to_json(record: Mapping[str, Any]) -> str:
+    """One line of JSON, in which a number that is not finite is null: JSON has no other word for it.
+
+    >>> to_json({"loss": float("nan")})
+    '{"loss": null}'
+    """
+    return json.dumps(_finite(record), allow_nan=False)
+
+
+class CompileClock:
+    """Adds up the seconds that XLA compiles, from the making of the object on."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._on_event)
+
+    def _on_event(self, event: str, duration: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.seconds += duration
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

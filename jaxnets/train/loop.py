@@ -1,6 +1,7 @@
 """The loop: many steps in one compiled program, cut into calls short enough to be watched and stopped."""
 
 import dataclasses
+import logging
 import signal
 import threading
 import time
@@ -26,6 +27,12 @@ from jaxnets.typing import Batch
 Callback = Callable[[int, State | None, dict[str, float]], None]
 """`callback(step, state, metrics)`."""
 
+_LOGGER = logging.getLogger(__name__)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, and `fit` ended as it does at Ctrl-C."""
+
 
 def fit(
     state: State,
@@ -43,8 +50,9 @@ def fit(
     at the multiples of every `every`. How the steps are cut into calls changes no bit of the result. The state is
     donated: use the one returned, and copy what a callback keeps.
 
-    Ctrl-C ends the call in progress, runs the callbacks marked `on_interrupt` (checkpoints are), and then raises
-    KeyboardInterrupt; a second Ctrl-C raises at once. Other threads than the main one leave signals alone.
+    Ctrl-C ends the call in progress, runs the callbacks marked `on_interrupt` (checkpoints are) if a step was taken,
+    and then raises KeyboardInterrupt; a second Ctrl-C raises at once. SIGTERM does the same where the program has no
+    handler of its own for it, and raises `Terminated`. Other threads than the main one leave signals alone.
 
     Args:
       state: From `create`, or restored.
@@ -64,7 +72,7 @@ def fit(
     Raises:
       ValueError: If the data ends early or `scan` is asked of data from the host.
       TypeError: If the data is neither a pytree with `batch` nor an iterable.
-      KeyboardInterrupt: After Ctrl-C.
+      KeyboardInterrupt: After Ctrl-C; Terminated, which is one too, after SIGTERM.
     """
     if is_resident(data):
         scan = runs_scanned(step, state, data) if scan is None else scan
@@ -74,12 +82,15 @@ def fit(
     else:
         run = streamed_runner(step, data, int(state.step))
 
-    done = int(state.step)
+    done = begun_at = int(state.step)
     pace = _Pace(seconds_per_call)
     timed = [(callback, _Totals()) for callback in callbacks if isinstance(callback, _Every)]
     plain = [callback for callback in callbacks if not isinstance(callback, _Every)]
     metrics: dict[str, float] = {}
     late: _Call | None = None
+
+    def is_due(timer: _Every) -> bool:
+        return done % timer.n == 0 or (timer.at_end and done == steps)
 
     def report(call: _Call) -> None:
         nonlocal metrics
@@ -92,7 +103,7 @@ def fit(
             callback(call.end, None, metrics)
 
     with _interruption() as interrupted:
-        while done < steps and not interrupted():
+        while done < steps and interrupted() is None:
             ends = [steps, done + pace.length] + [done + timer.n - done % timer.n for timer, _ in timed]
             count, begun = min(ends) - done, time.perf_counter()
             state, sums = run(state, done, count)
@@ -100,24 +111,26 @@ def fit(
             call, late = late, _Call(done, count, sums, begun)
             if call is not None:
                 report(call)
-            due = [(timer, totals) for timer, totals in timed if done % timer.n == 0]
+            due = [(timer, totals) for timer, totals in timed if is_due(timer)]
             if due:
                 report(late)
                 late = None
             for timer, totals in due:
                 timer.callback(done, state, totals.means())
                 totals.clear()
+        if interrupted() is not None:
+            _LOGGER.warning("stopping after this call")
         if late is not None:
             report(late)
-        if interrupted():
+        if (stop := interrupted()) is not None:
             for timer, totals in timed:
-                if timer.on_interrupt and done % timer.n:
+                if timer.on_interrupt and done > begun_at and not is_due(timer):
                     timer.callback(done, state, totals.means())
-            raise KeyboardInterrupt
+            raise stop
     return state, metrics
 
 
-def every(n: int, callback: Callback, *, on_interrupt: bool | None = None) -> Callback:
+def every(n: int, callback: Callback, *, on_interrupt: bool | None = None, at_end: bool = False) -> Callback:
     """Makes a callback for `fit` that runs at the multiples of n steps, with the state and the means since it last ran.
 
     Args:
@@ -125,6 +138,7 @@ def every(n: int, callback: Callback, *, on_interrupt: bool | None = None) -> Ca
       callback: Called with (step, state, metrics); the state must be copied to be kept.
       on_interrupt: Whether Ctrl-C runs it too, wherever it falls; by default as the attribute `on_interrupt` of the
         callback says, False without one.
+      at_end: Whether the last step that `fit` takes runs it too, wherever it falls.
 
     Raises:
       ValueError: If n is not positive.
@@ -133,7 +147,7 @@ def every(n: int, callback: Callback, *, on_interrupt: bool | None = None) -> Ca
         raise ValueError(f"every: n must be positive, got {n}")
     if on_interrupt is None:
         on_interrupt = getattr(callback, "on_interrupt", False)
-    return _Every(n, callback, on_interrupt)
+    return _Every(n, callback, on_interrupt, at_end)
 
 
 def evaluate(eval_step: EvalStep, state: State, data: Iterable[Batch]) -> dict[str, float]:
@@ -162,6 +176,7 @@ class _Every:
     n: int
     callback: Callback
     on_interrupt: bool
+    at_end: bool
 
     def __call__(self, step: int, state: State | None, metrics: dict[str, float]) -> None:
         self.callback(step, state, metrics)
@@ -217,22 +232,28 @@ class _Totals:
 
 
 @contextmanager
-def _interruption() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into a flag; yields the flag."""
-    flag = threading.Event()
-    before = signal.getsignal(signal.SIGINT)
-    main = threading.current_thread() is threading.main_thread()
-    if not main or before in (None, signal.SIG_IGN):
-        yield flag.is_set
-        return
+def _interruption() -> Iterator[Callable[[], KeyboardInterrupt | None]]:
+    """Turns the first Ctrl-C or SIGTERM into the exception to raise later; yields what tells it, None until then."""
+    first: KeyboardInterrupt | None = None
+    handled: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        interrupt, terminate = (signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM))
+        if interrupt not in (None, signal.SIG_IGN):
+            handled[signal.SIGINT] = interrupt
+        if terminate == signal.SIG_DFL:
+            handled[signal.SIGTERM] = terminate
 
     def handle(number: int, frame: Any) -> None:
-        if flag.is_set():
-            raise KeyboardInterrupt
-        flag.set()
+        nonlocal first
+        stop = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+        if first is not None:
+            raise stop
+        first = stop
 
-    signal.signal(signal.SIGINT, handle)
     try:
-        yield flag.is_set
+        for number in handled:
+            signal.signal(number, handle)
+        yield lambda: first
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, before in handled.items():
+            signal.signal(number, before)

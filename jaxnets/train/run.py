@@ -1,5 +1,6 @@
 """The folder of a run: its configuration, and where its files lie."""
 
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -30,17 +31,17 @@ class Run:
           may_change: Fields that may differ from an older config.json, and take the new value.
 
         Raises:
-          ValueError: If the folder belongs to another configuration; names the fields, old values and new ones.
-          OSError: If the folder cannot be written.
+          ValueError: As `check_config` does.
+          OSError: If the folder cannot be written, or is a file.
         """
         self.directory = Path(directory)
+        self.config = json.loads(json.dumps(config))
+        _check_no_file(self.directory)
         self.directory.mkdir(parents=True, exist_ok=True)
-        config = json.loads(json.dumps(config))
-        old = read_config(directory) if (self.directory / "config.json").exists() else None
-        self.notes: dict[str, Any] = old.pop("notes", {}) if old is not None else {}
-        if old is not None:
-            _check_same(self.directory, old, config, may_change)
-        self.config = config
+        there = (self.directory / "config.json").exists()
+        if there:
+            check_config(directory, self.config, may_change=may_change)
+        self.notes: dict[str, Any] = read_config(directory).get("notes", {}) if there else {}
         self.note()
 
     def __truediv__(self, name: str) -> Path:
@@ -57,9 +58,10 @@ def read_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """The configuration of a run folder, its notes under "notes".
 
     Raises:
-      OSError: If there is none, or it cannot be read.
+      OSError: If there is none, it cannot be read, or the folder is a file.
       ValueError: If it is damaged.
     """
+    _check_no_file(Path(directory))
     path = Path(directory) / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{directory} is not a run folder: it has no config.json")
@@ -72,15 +74,46 @@ def read_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
     return config
 
 
-def _check_same(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any], may_change: Sequence[str]) -> None:
-    nothing = object()
+def check_config(
+    directory: str | os.PathLike[str], config: Mapping[str, Any], *, may_change: Sequence[str] = ("steps",)
+) -> None:
+    """Compares a configuration with the one that a run folder holds, and writes nothing.
+
+    Raises:
+      OSError: As `read_config` does.
+      ValueError: If they differ in a field that may not change; names the fields, old values and new ones.
+    """
+    old, new, nothing = read_config(directory), json.loads(json.dumps(config)), object()
+    old.pop("notes", None)
     differences = [
         f"{field} was {_shown(old.get(field, nothing), nothing)}, is now {_shown(new.get(field, nothing), nothing)}"
         for field in dict.fromkeys([*old, *new])
         if field not in may_change and old.get(field, nothing) != new.get(field, nothing)
     ]
     if differences:
-        raise ValueError(f"{directory} is the run of another configuration: {'; '.join(differences)}")
+        raise ValueError(
+            f"{directory} is the run of another configuration: take back what differs, or name another folder: "
+            f"{'; '.join(differences)}"
+        )
+
+
+def new_run(name: str | os.PathLike[str], *, parent: str | os.PathLike[str] = "runs") -> Path:
+    """The first of parent/NAME, parent/NAME-2, parent/NAME-3, ... that is not there; of a path the last part counts."""
+    stem = Path(parent) / (Path(name).resolve().name or "run")
+    numbered = (stem.with_name(f"{stem.name}-{i}") for i in itertools.count(2))
+    return next(path for path in itertools.chain([stem], numbered) if not path.exists())
+
+
+def newest_run(name: str | os.PathLike[str] = "", *, parent: str | os.PathLike[str] = "runs") -> Path | None:
+    """The run below the parent that was begun or gone on with last; with a name, of those that `new_run` gave it."""
+    stem = Path(name).resolve().name if name else ""
+    runs = [config.parent for config in Path(parent).glob("*/config.json") if config.parent.name.startswith(stem)]
+    return max(runs, key=lambda run: (run / "config.json").stat().st_mtime_ns, default=None)
+
+
+def _check_no_file(directory: Path) -> None:
+    if directory.is_file():
+        raise NotADirectoryError(f"{directory} is a file, not a run folder")
 
 
 def _shown(value: Any, nothing: object) -> str:

@@ -57,7 +57,7 @@ def cnn(problem: Problem) -> Contender:
 def resnet(problem: Problem) -> Contender:
     """ResNet-18 with momentum."""
     model = _ResNet(problem.parameters["blocks"], problem.parameters["width"])
-    return _training(problem, model, optax.sgd(0.1, momentum=0.9))
+    return _training(problem, model, optax.sgd(0.01, momentum=0.9))
 
 
 def _training(problem: Problem, model: nn.Module, optimizer: optax.GradientTransformation) -> Contender:

@@ -44,7 +44,7 @@ def cnn(problem: Problem) -> Contender:
 
 def resnet(problem: Problem) -> Contender:
     """ResNet-18 with momentum."""
-    return _training(problem, optax.sgd(0.1, momentum=0.9))
+    return _training(problem, optax.sgd(0.01, momentum=0.9))
 
 
 def _training(problem: Problem, optimizer: optax.GradientTransformation) -> Contender:

@@ -40,7 +40,7 @@ def cnn(problem: Problem) -> Contender:
 def resnet(problem: Problem) -> Contender:
     """ResNet-18 with momentum."""
     sizes = problem.parameters["channels"], problem.parameters["blocks"], problem.parameters["width"]
-    return _EagerStep(problem, lambda: _ResNet(*sizes), problem.weights, torch.optim.SGD, lr=0.1, momentum=0.9)
+    return _EagerStep(problem, lambda: _ResNet(*sizes), problem.weights, torch.optim.SGD, lr=0.01, momentum=0.9)
 
 
 class _Block(nn.Module):

@@ -104,9 +104,9 @@ class CompileClock:
         self.seconds = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
-    def _on_event(self, event: str, duration: float, **_: Any) -> None:
+    def _on_event(self, event: str, duration_secs: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
-            self.seconds += duration
+            self.seconds += duration_secs
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,7 @@ def run(example, capsys, tmp_path, monkeypatch):
 
 
 COMMANDS = ("Train", "Evaluate", "Predict")
+RESULT = {"test", "validation", "parameters", "steps", "seconds", "compile_seconds"}
 
 
 @pytest.fixture(scope="session")
@@ -64,29 +66,28 @@ def test_the_run_folder_is_whole(trained):
     for picture in pictures:
         assert (trained / picture).read_bytes().startswith(b"\x89PNG")
     last = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
-    assert {"test", "validation", "parameters", "steps", "seconds", "compile_seconds"} == set(last)
+    assert set(last) == RESULT
     assert len(list((trained / "checkpoints").iterdir())) >= 2
 
 
-def test_predict_names_a_scan(trained, run, tmp_path):
+def test_predict_names_a_scan(example, trained, run, tmp_path):
     from PIL import Image
-    from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    held_out = example.jn.data.load_images("digits").test
     (tmp_path / "scans").mkdir()
     for i in range(10):
-        Image.fromarray(np.rint(digits.images[i] * 255 / 16).astype(np.uint8)).save(tmp_path / "scans" / f"{i}.png")
+        Image.fromarray(held_out["x"][i, ..., 0]).save(tmp_path / "scans" / f"{i}.png")
     code, out, _ = run("predict", "--run", trained, tmp_path / "scans", "--json")
     assert code == 0
     answers = json.loads(out)
     best = [max(answer, key=answer.get) for answer in answers.values()]
-    assert best == [str(label) for label in digits.target[:10]]
+    assert best == [str(label) for label in held_out["y"][:10]]
 
 
 def test_json_is_one_line_and_runs_are_numbered(run):
     code, out, _ = run("train", *SHORT)
     assert code == 0
-    assert set(json.loads(out)) == {"test", "validation", "parameters", "steps", "seconds", "compile_seconds"}
+    assert set(json.loads(out)) == RESULT
     assert run("train", *SHORT)[0] == 0
     assert sorted(path.name for path in Path("runs").iterdir()) == ["digits", "digits-2"]
 
@@ -157,3 +158,118 @@ def test_ctrl_c_and_resume_give_the_same_bits(run, tmp_path):
     assert said.strip().splitlines()[-1].startswith("interrupted")
     assert run("train", *options, "--run", "cut", "--resume")[0] == 0
     assert Path("cut/weights.safetensors").read_bytes() == Path("whole/weights.safetensors").read_bytes()
+
+
+def test_predict_takes_images_after_the_options(trained, run, tmp_path):
+    from PIL import Image
+
+    for name, image in {"grey.png": Image.new("L", (8, 8)), "colour.png": Image.new("RGB", (20, 30))}.items():
+        (tmp_path / "scans" / "below").mkdir(parents=True, exist_ok=True)
+        image.save(tmp_path / "scans" / name)
+    (tmp_path / "scans" / "notes.txt").write_text("no picture")
+    code, out, _ = run("predict", "--run", trained, "scans", "scans/grey.png", "--top", "1")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["scans/colour.png", "scans/grey.png"]
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    code, _, last = run("predict", "--run", trained, "deep.png")
+    assert (code, "deep.png" in last, "8 bits" in last) == (2, True, True)
+
+
+def test_probabilities_are_numpy(example, trained):
+    task, state, config = example.trained(trained)
+    probabilities = task.probabilities(state, np.zeros((2, *config["shape"]), np.uint8))
+    assert isinstance(probabilities, np.ndarray)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+
+
+def test_checkpoints_rarer_than_steps_leave_a_record(run):
+    assert run("train", *SHORT, "--run", "here", "--checkpoint-every", "1000")[0] == 0
+    first, last = map(json.loads, Path("here/metrics.jsonl").read_text().splitlines())
+    assert (first["step"], set(last)) == (60, RESULT)
+
+
+def test_resume_restores_every_option(run):
+    options = ["--seed", "5", "--optimizer", "sgd", "--schedule", "constant", "--weight-decay", "0", "--mix", "mixup"]
+    assert run("train", *SHORT, *options, "--smoothing", "0", "--run", "here")[0] == 0
+    before = json.loads(Path("here/config.json").read_text())
+    code, out, _ = run("train", "--resume", "--run", "here", "--steps", "70", "--json")
+    assert (code, json.loads(out)["steps"]) == (0, 70)
+    assert json.loads(Path("here/config.json").read_text()) == {**before, "steps": 70}
+    records = [json.loads(line) for line in Path("here/metrics.jsonl").read_text().splitlines()]
+    assert [record.get("step") for record in records] == [20, 40, 60, 70, None]
+    assert json.loads(out)["seconds"] >= records[2]["seconds"]
+
+    # What is refused changes nothing.
+    config = Path("here/config.json").read_bytes()
+    for arguments, words in {
+        ("--resume", "--steps", "69"): "here is at step 70 already: --steps 69",
+        ("--resume", "--seed", "6"): "seed was 5, is now 6",
+        ("--checkpoint-every", "3"): "here holds a run already: add --resume",
+    }.items():
+        code, _, last = run("train", "--run", "here", *arguments)
+        assert code == 2
+        assert words in last
+        assert Path("here/config.json").read_bytes() == config
+    assert run("train", "--resume", "--run", "here")[0] == 0  # nothing to train: it only evaluates
+
+    for checkpoint in Path("here/checkpoints").iterdir():
+        shutil.rmtree(checkpoint / "state")
+    code, _, last = run("train", "--resume", "--run", "here", "--steps", "80")
+    assert code == 2
+    assert "no checkpoint in" in last
+    assert "remove that folder" in last
+    assert Path("here/config.json").read_bytes() == config
+    assert any(Path("here/checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("options", [["--model", "lenet5"], ["--smoothing", "2"]])
+def test_options_that_do_not_fit_leave_nothing(run, options):
+    code, _, last = run("train", "--run", "here", "--steps", "1", *options)
+    assert (code, last.startswith("error: ")) == (2, True)
+    assert not Path("here").exists()
+
+
+def test_runs_that_cannot_be_used_are_named(trained, run):
+    Path("file").touch()
+    for name, change in {"cut": {}, "nameless": {"model": None}, "strange": {"model": "vgg"}}.items():
+        config = {**json.loads((trained / "config.json").read_text()), **change}
+        Path(name).mkdir()
+        Path(name, "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    for name, words in {
+        "file": "file is a file, not a run folder",
+        "cut": "cut is unfinished: go on with train --resume --run cut",
+        "nameless": "lacks model",
+        "strange": "has model 'vgg', wanted one of small_cnn",
+    }.items():
+        for command in (["evaluate"], ["predict", "file"]):
+            code, _, last = run(*command, "--run", name)
+            assert code == 2
+            assert words in last
+
+
+def folder_of_grey(path, size):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for label in "ab":
+        (path / label).mkdir(parents=True)
+        for i in range(6):
+            Image.fromarray(rng.integers(0, 255, (size, size), np.uint8)).save(path / label / f"{i}.png")
+    return path
+
+
+def test_a_folder_by_another_path_is_the_same_data(run, tmp_path):
+    folder_of_grey(tmp_path / "scans", 8)
+    assert run("train", *SHORT, "--data", "scans")[0] == 0
+    code, _, last = run("train", "--resume", "--data", tmp_path / "scans", "--run", "runs/scans")
+    assert code == 0, last
+    code, _, last = run("evaluate", "--run", "runs/scans", "--data", "digits")
+    assert code == 2
+    assert "has classes ['0', '1'," in last
+    assert "wants ['a', 'b']" in last
+
+
+def test_recipes_of_folders(example, tmp_path):
+    for size, name in {8: "none", 28: "mnist"}.items():
+        images = example.jn.data.load_images(folder_of_grey(tmp_path / str(size), size))
+        assert example.recipe(images)["augment"] == name

@@ -169,3 +169,20 @@ def test_bad_arguments(made, tmp_path):
         train.Checkpoints(tmp_path, keep=0)
     with pytest.raises(TypeError, match="wrap it: every"):
         train.Checkpoints(tmp_path)(1, None, {})
+
+
+def test_steps_of_a_run_that_was_not_restored_are_left_alone(made, copy):
+    with train.Checkpoints(copy) as checkpoints:
+        for step in (2, 3):
+            with pytest.raises(ValueError, match=r"steps \[.*3\] of a run that was not restored"):
+                checkpoints.save(at(made.state(), step))
+    assert restored(made, copy) == (3, [])
+
+
+def test_a_restored_step_is_not_written_again(made, copy):
+    before = (copy / "3" / "checksums.json").stat().st_mtime_ns
+    with train.Checkpoints(copy) as checkpoints:
+        state, _ = checkpoints.restore(made.state())
+        checkpoints.save(state)
+    assert (copy / "3" / "checksums.json").stat().st_mtime_ns == before
+    assert restored(made, copy) == (3, [])

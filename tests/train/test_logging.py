@@ -97,3 +97,13 @@ def test_an_unwritable_file_is_an_error_at_once(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         train.JsonLines(tmp_path / "file" / "metrics.jsonl")
+
+
+def test_a_resume_drops_the_result_of_the_run_so_far_and_counts_its_seconds(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = train.JsonLines(path)
+    log.write({"step": 5, "seconds": 100.0})
+    log.write({"test": {"accuracy": 1.0}})
+    assert log.seconds_before == 0
+    assert train.JsonLines(path, step=5).seconds_before == 100
+    assert train.read_json_lines(path) == [{"step": 5, "seconds": 100.0}]

@@ -171,3 +171,14 @@ def test_evaluate_needs_a_batch_and_survives_one_of_no_weight(made):
 def test_training_learns(made):
     state, _ = train.fit(made.state(), made.step, made.data, steps=40)
     assert train.evaluate(made.eval_step, state, [made.arrays])["accuracy"] > 0.9
+
+
+def test_every_can_run_at_the_end_too(made):
+    ran = []
+    callbacks = [
+        train.every(4, lambda step, state, metrics: ran.append((step, metrics)), at_end=True),
+        train.every(2, lambda step, state, metrics: ran.append((step, None)), at_end=True),
+    ]
+    train.fit(made.state(), made.step, made.data, steps=6, callbacks=callbacks)
+    assert [step for step, _ in ran] == [2, 4, 4, 6, 6]
+    assert set(ran[3][1]) == {"loss", "accuracy"}

@@ -1,5 +1,6 @@
 """Ctrl-C and resume: the same bits as a run that nothing stopped."""
 
+import contextlib
 import signal
 
 import pytest
@@ -93,3 +94,36 @@ def test_the_handler_is_given_back_after_an_error(made):
     with pytest.raises(RuntimeError, match="in a callback"):
         train.fit(made.state(), made.step, made.data, steps=3, callbacks=[fail])
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_sigterm_ends_as_ctrl_c_does(made, tmp_path, caplog):
+    before = signal.getsignal(signal.SIGTERM)
+    with train.Checkpoints(tmp_path) as checkpoints:
+        terminate = lambda step, *_: step == 1 and signal.raise_signal(signal.SIGTERM)  # noqa: E731
+        callbacks = [train.every(100, checkpoints), terminate]
+        with pytest.raises(train.Terminated):
+            train.fit(made.state(), made.step, made.data, steps=STEPS, callbacks=callbacks, seconds_per_call=1e-9)
+    assert checkpoints.steps() == [2]
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert caplog.messages == ["stopping after this call"]
+
+
+def test_a_handler_of_ones_own_for_sigterm_is_kept(made):
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        callbacks = [train.every(3, lambda *_: signal.raise_signal(signal.SIGTERM))]
+        state, _ = train.fit(made.state(), made.step, made.data, steps=3, callbacks=callbacks)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (int(state.step), came) == (3, [signal.SIGTERM])
+
+
+def test_no_step_taken_means_nothing_to_save(made, monkeypatch):
+    ran = []
+    pressed_already = contextlib.nullcontext(lambda: KeyboardInterrupt())
+    monkeypatch.setattr(train.loop, "_interruption", lambda: pressed_already)
+    state, callbacks = made.state(), [train.every(3, lambda *_: ran.append(1), on_interrupt=True)]
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(state, made.step, made.data, steps=STEPS, callbacks=callbacks)
+    assert ran == []

@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +63,40 @@ def test_notes_fit_in_json(tmp_path):
     with pytest.raises(TypeError):
         run.note(model=object())
     assert json.loads((tmp_path / "config.json").read_text())["notes"] == {}
+
+
+def test_a_configuration_is_compared_without_writing(tmp_path):
+    train.Run(tmp_path, CONFIG)
+    before = (tmp_path / "config.json").read_bytes()
+    train.check_config(tmp_path, {**CONFIG, "steps": 200})
+    with pytest.raises(ValueError, match="take back what differs, or name another folder: rate was"):
+        train.check_config(tmp_path, {**CONFIG, "rate": 1.0})
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_a_file_is_said_to_be_one(tmp_path):
+    (tmp_path / "file").touch()
+    for use in (train.read_config, lambda path: train.Run(path, CONFIG)):
+        with pytest.raises(NotADirectoryError, match="file is a file, not a run folder"):
+            use(tmp_path / "file")
+
+
+def test_a_new_run_takes_the_first_free_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train.new_run("digits") == Path("runs/digits")
+    for name in ("digits", "digits-2", "digits-4"):
+        Path("runs", name).mkdir(parents=True)
+    assert train.new_run("some/where/digits") == Path("runs/digits-3")
+    assert train.new_run(".", parent="other") == Path("other", tmp_path.name)
+    assert train.new_run("..", parent="other") == Path("other", tmp_path.parent.name)
+
+
+def test_the_newest_run_is_the_one_begun_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train.newest_run() is None
+    for seconds, name in enumerate(("digits-2", "digits", "mnist")):
+        train.Run(Path("runs", name), CONFIG)
+        os.utime(Path("runs", name, "config.json"), (seconds, seconds))
+    assert train.newest_run() == Path("runs/mnist")
+    assert train.newest_run("digits") == Path("runs/digits")
+    assert train.newest_run("cifar10") is None

@@ -1,11 +1,15 @@
 """What every test shares: a small machine's settings, and a figure window that never opens."""
 
 import os
+import signal
 
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
+# A shell starts what it runs in the background with Ctrl-C ignored; the tests of interruption are about the rest.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
 

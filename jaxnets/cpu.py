@@ -14,8 +14,8 @@ def tune_cpu(*, devices: int | None = None) -> Callable[[], None]:
     """Makes this process faster at large programs on a CPU. Opt-in, since it is process-wide.
 
     glibc gives the memory of large temporaries back to the system after each call, and the next call pays a page fault
-    for every 4 KiB of them again. This keeps it: up to 1.8 times as fast where temporaries are tens of megabytes, at
-    the price of the process holding on to its largest use of memory. Where there is no glibc nothing changes.
+    for every 4 KiB of them again. This keeps it, which tells where temporaries are tens of megabytes, at the price of
+    the process holding on to its largest use of memory. Where there is no glibc nothing changes.
 
     Args:
       devices: How many CPU devices JAX shows, such as one for each core, to spread a batch over; None leaves it as it

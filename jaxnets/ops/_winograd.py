@@ -5,8 +5,9 @@ convolution of a tile is a product, value by value, so over channels it is 36 ma
 
     output = A' [ (G kernel G') * (B' tile B) ] A        (' is the transpose, * a product for each of the 36 values)
 
-The points are 0, +-5/8, +-3/2 and infinity rather than the textbook's 0, +-1, +-2: the transforms are then better
-conditioned and the float32 error is a quarter of the usual one, 1e-6 to 3e-6 of the largest output.
+The points are 0, +-5/8, +-3/2 and infinity rather than the textbook's 0, +-1, +-2, since the transforms are then
+better conditioned. The float32 error still grows with the channels: below 1e-5 of the largest output at 512 of them,
+several times that of the direct form.
 
 What is not finite in a tile reaches all of its outputs, where the direct form keeps it within the window's reach.
 

@@ -36,7 +36,7 @@ class DeviceResident(Protocol):
 def runs_scanned(step: Step, state: State, data: Any) -> bool:
     """Whether `fit` puts many steps in one program: always, save for what a CPU does badly inside a loop.
 
-    On a CPU the gradient of XLA's convolution is 3 to 33 times slower inside a loop than outside, so a step that
+    On a CPU the gradient of XLA's convolution is many times slower inside a loop than outside, so a step that
     holds one runs alone. Batches from the host run alone too.
     """
     if not is_resident(data):

@@ -48,6 +48,14 @@ def test_auto_takes_winograd_and_matches_the_loop(padding, monkeypatch):
         np.testing.assert_allclose(got, want, **tolerance(np.float32))
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_winograd_rounds_as_little_as_it_says(seed, x64):
+    x, kernel = draw(seed, (2, 8, 8, 512), (3, 3, 512, 64))
+    want = np.asarray(ops.conv(x.astype(np.float64), kernel.astype(np.float64), implementation="xla"))
+    got = np.asarray(ops.conv(x, kernel, implementation="winograd"))
+    assert np.abs(got - want).max() <= tolerance(np.float32)["rtol"] * np.abs(want).max()
+
+
 def test_auto_keeps_from_winograd_where_it_would_hurt(monkeypatch):
     x, kernel = draw(0, (1, 8, 8, 16), (3, 3, 16, 16))
     assert algorithm_of(monkeypatch, lambda: ops.conv(x, kernel, padding="CAUSAL")) == ["im2col"]

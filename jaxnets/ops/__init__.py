@@ -12,9 +12,31 @@ from jaxnets.ops.losses import (
     kl_standard_normal,
     squared_error,
 )
+from jaxnets.ops.masking import (
+    last_valid,
+    masked_mean,
+    reverse_sequence,
+    starts_from_segment_ids,
+    time_mask,
+    zero_padding,
+)
 from jaxnets.ops.pooling import avg_pool, global_avg_pool, global_max_pool, max_pool
+from jaxnets.ops.recurrent import (
+    GRUCarry,
+    LSTMCarry,
+    RNNCarry,
+    gru,
+    gru_step,
+    lstm,
+    lstm_step,
+    rnn,
+    rnn_step,
+)
 
 __all__ = [
+    "GRUCarry",
+    "LSTMCarry",
+    "RNNCarry",
     "absolute_error",
     "avg_pool",
     "binary_cross_entropy",
@@ -25,9 +47,21 @@ __all__ = [
     "gaussian_nll",
     "global_avg_pool",
     "global_max_pool",
+    "gru",
+    "gru_step",
     "huber",
     "kl_divergence",
     "kl_standard_normal",
+    "last_valid",
+    "lstm",
+    "lstm_step",
+    "masked_mean",
     "max_pool",
+    "reverse_sequence",
+    "rnn",
+    "rnn_step",
     "squared_error",
+    "starts_from_segment_ids",
+    "time_mask",
+    "zero_padding",
 ]

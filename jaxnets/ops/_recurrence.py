@@ -1,0 +1,271 @@
+"""One engine for every recurrent cell: differentiable in both modes, to any order, with its products in bulk.
+
+A cell has pre-activations `u_t = x_t W + b`, which need no state, and `v_t = h_{t-1} R + b'`, which do, and a map
+without products of its own from the state before a step to the state after it:
+
+    a_t = join(u_t, v_t),    state_t = step(state_{t-1}, a_t).
+
+Its tangent is a linear recurrence in the tangent of the state, with the partial derivatives J of `step` along the way:
+
+    dstate_t = J_state dstate_{t-1} + J_a join(0, dh_{t-1} R) + f_t,
+    f_t      = J_a join(dx_t W + x_t dW + db, h_{t-1} dR + db') + J_vectors dvectors,
+
+where all of f is computed at once, by products over T * B rows, and only dh R is left to the loop. JAX transposes this
+by itself into the ideal backward pass: the loop gathers the cotangents of f, and each weight gradient is one large
+product after it, never a sum over steps.
+
+A new cell subclasses `Cell`, as a frozen dataclass (it must hash), and writes `step`. That is enough: `linearise` and
+`tangent` then come from `jax.jvp` of the step, which keeps (state, a) for each step. A cell for which speed matters
+writes the two by hand, so that what is kept are the partial derivatives themselves. The other methods say what the
+products are (`product`: a convolution's cell has its own), what enters them (`fed`: dropout on the state) and how they
+meet (`join`: a layer norm keeps them apart).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array
+
+from jaxnets.typing import Precision
+
+State = Any
+"""A NamedTuple of arrays [B, ...], the first of which, `h`, is what the layer puts out."""
+
+# An input projected as a whole is written and read back: past this it leaves the cache, and blocks of steps are better.
+_HOIST_BYTES = 8 << 20
+_BLOCK = 8
+
+
+class Weights(NamedTuple):
+    """The parameters of a recurrence; `vectors` are the cell's own, a pytree of arrays that are small."""
+
+    kernel: Array
+    bias: Array
+    recurrent_kernel: Array
+    recurrent_bias: Array | None = None
+    vectors: Any = ()
+
+
+class Cell:
+    """What a step does; every method works on arrays with any leading axes ([B, ...] and [T, B, ...])."""
+
+    def product(self, x: Array, kernel: Array, precision: Precision, dtype: Any) -> Array:
+        """The bilinear map of an input, or of a state, with its kernel."""
+        dimensions = (((x.ndim - 1,), (0,)), ((), ()))
+        return lax.dot_general(
+            x.astype(kernel.dtype), kernel, dimensions, precision=precision, preferred_element_type=dtype
+        )
+
+    def fed(self, state: State, extras: Any) -> Array:
+        """What the recurrent kernel multiplies: linear in the state."""
+        del extras
+        return state.h
+
+    def join(self, u: Array, v: Array) -> Any:
+        """The pre-activations that `step` sees: linear in (u, v)."""
+        return u + v
+
+    def step(self, state: State, a: Any, vectors: Any, extras: Any) -> State:
+        """The state after a step; `extras` are its entries of arrays [T, B, ...], masks of dropout say."""
+        raise NotImplementedError
+
+    def linearise(self, state: State, a: Any, vectors: Any, extras: Any) -> tuple[State, Any]:
+        """The state after a step, and what `tangent` needs of it."""
+        return self.step(state, a, vectors, extras), (state, a)
+
+    def tangent(self, kept: Any, vectors: Any, extras: Any, dstate: State, da: Any, dvectors: Any) -> State:
+        """The tangent of `step`: linear in (dstate, da, dvectors)."""
+        state, a = kept
+        return jax.jvp(
+            lambda state, a, vectors: self.step(state, a, vectors, extras),
+            (state, a, vectors),
+            (dstate, da, dvectors),
+        )[1]
+
+
+class Plan(NamedTuple):
+    """How to run: everything that is not an array."""
+
+    cell: Cell
+    reverse: bool
+    precision: Precision
+    hoist: bool
+    block: int
+
+
+def recurrence(
+    cell: Cell,
+    weights: Weights,
+    x: Array,
+    *,
+    valid: Array | None,
+    starts: Array | None,
+    extras: Any,
+    carry: State,
+    initial: State,
+    reverse: bool,
+    precision: Precision,
+    checkpoint_every: int | None = None,
+) -> tuple[Array, State]:
+    """Runs a cell over time: x [T, B, ...] to the states' h [T, B, ...] (not masked) and the last state.
+
+    Where `valid` [T, B] is False the state stays; where `starts` [T, B] is True it is `initial` before the step. The
+    extras are constants: nothing flows back into them.
+    """
+    time, width = x.shape[0], weights.kernel.shape[-1]
+    concrete = isinstance(time, int) and isinstance(x.shape[1], int)
+    if concrete and time == 0:
+        return jnp.zeros((0, *carry.h.shape), carry.h.dtype), carry
+    if concrete:
+        projected = x.size // x.shape[-1] * width * carry.h.dtype.itemsize
+        hoist = projected < _HOIST_BYTES or x.shape[1] == 1
+        plan = Plan(cell, reverse, precision, hoist, _block(time))
+    else:
+        plan = Plan(cell, reverse, precision, hoist=True, block=1)
+    xs = x, valid, starts, jax.tree.map(lax.stop_gradient, extras)
+    if checkpoint_every is None or not concrete or checkpoint_every >= time:
+        return _run(plan, weights, xs, carry, initial)
+    return _segments(plan, weights, xs, carry, initial, checkpoint_every)
+
+
+def _block(time: int) -> int:
+    """Steps to unroll: about eight, and a divisor of the time where there is one (a remainder costs a copy)."""
+    return next((block for block in (8, 10, 9, 7, 6, 5) if time % block == 0), min(time, _BLOCK))
+
+
+def _segments(plan: Plan, weights: Weights, xs: Any, carry: State, initial: State, every: int) -> tuple[Array, State]:
+    """The same in segments, of which only the states between are kept: the backward pass runs each of them again."""
+
+    def segment(carry: State, xs: Any) -> tuple[State, Array]:
+        h, carry = _run(plan._replace(block=_block(len(xs[0]))), weights, xs, carry, initial)
+        return carry, h
+
+    segment = jax.checkpoint(segment, prevent_cse=False)
+    return _in_blocks(segment, carry, xs, every, plan.reverse)
+
+
+def _in_blocks(
+    block: Callable[[State, Any], tuple[State, Any]], state: State, xs: Any, size: int, reverse: bool
+) -> tuple[Any, State]:
+    """Scans a function of `size` steps; the steps that are left over are a block of their own, at the end of time."""
+    time = len(jax.tree.leaves(xs)[0])
+    whole = time - time % size
+    main = jax.tree.map(lambda a: a[:whole].reshape(whole // size, size, *a.shape[1:]), xs)
+    rest = jax.tree.map(lambda a: a[whole:], xs)
+    if reverse and whole < time:
+        state, rest = block(state, rest)
+    state, main = lax.scan(block, state, main, reverse=reverse)
+    main = jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), main)
+    if whole == time:
+        return main, state
+    if not reverse:
+        state, rest = block(state, rest)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), main, rest), state
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _run(plan: Plan, weights: Weights, xs: Any, carry: State, initial: State) -> tuple[Array, State]:
+    def advance(state: State, a: Any, vectors: Any, extras: Any) -> tuple[State, None]:
+        return plan.cell.step(state, a, vectors, extras), None
+
+    (h, _, _), state = _forward(plan, advance, weights, xs, carry, initial)
+    return h, state
+
+
+def _forward(
+    plan: Plan, advance: Callable[..., Any], weights: Weights, xs: Any, carry: State, initial: State
+) -> tuple[Any, State]:
+    """The recurrence: for each step (h, what the recurrent kernel was fed, what `advance` keeps); the last state."""
+    cell, dtype = plan.cell, carry.h.dtype
+
+    def project(x: Array) -> Array:
+        return cell.product(x, weights.kernel, plan.precision, dtype) + weights.bias.astype(dtype)
+
+    def step(state: State, inputs: Any) -> tuple[State, Any]:
+        u, valid, start, extras = inputs
+        before = state if start is None else _where(start, initial, state)
+        fed = cell.fed(before, extras)
+        v = cell.product(fed, weights.recurrent_kernel, plan.precision, dtype)
+        if weights.recurrent_bias is not None:
+            v = v + weights.recurrent_bias.astype(dtype)
+        after, kept = advance(before, cell.join(u, v), weights.vectors, extras)
+        if valid is not None:
+            after = _where(valid, after, state)
+        return after, (after.h, fed, kept)
+
+    def block(state: State, inputs: Any) -> tuple[State, Any]:
+        x, *rest = inputs
+        inputs, steps = (project(x), *rest), []
+        for t in range(len(x)):
+            t = len(x) - 1 - t if plan.reverse else t
+            state, out = step(state, jax.tree.map(lambda a: a[t], inputs))  # noqa: B023
+            steps.append(out)
+        return state, jax.tree.map(lambda *a: jnp.stack(a), *(steps[::-1] if plan.reverse else steps))
+
+    if plan.hoist:
+        x, *rest = xs
+        state, out = lax.scan(step, carry, (project(x), *rest), reverse=plan.reverse, unroll=plan.block)
+        return out, state
+    return _in_blocks(block, carry, xs, plan.block, plan.reverse)
+
+
+@functools.partial(_run.defjvp, symbolic_zeros=True)
+def _run_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
+    weights, xs, carry, initial = primals
+    dweights, (dx, *_), dcarry, dinitial = jax.tree.map(
+        _nonzero, tangents, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero)
+    )
+    cell, dtype = plan.cell, carry.h.dtype
+    x, valid, starts, extras = xs
+    (h, fed, kept), state = _forward(plan, cell.linearise, weights, xs, carry, initial)
+
+    def product(a: Array | None, b: Array | None) -> Array | None:
+        return None if a is None or b is None else cell.product(a, b, plan.precision, dtype)
+
+    def total(shape: tuple[int, ...], *terms: Array | None) -> Array:
+        present = [term.astype(dtype) for term in terms if term is not None]
+        return functools.reduce(jnp.add, present) if present else jnp.zeros(shape, dtype)
+
+    shape = (*h.shape[:-1], weights.recurrent_kernel.shape[-1])
+    du = total(shape, product(dx, weights.kernel), product(x, dweights.kernel), dweights.bias)
+    dv = total(shape, product(fed, dweights.recurrent_kernel), dweights.recurrent_bias)
+    at_rest = jax.tree.map(lambda leaf: jnp.zeros((len(h), *leaf.shape), leaf.dtype), carry)
+    dvectors = _filled(dweights.vectors, weights.vectors)
+    forcing = cell.tangent(kept, weights.vectors, extras, at_rest, cell.join(du, dv), dvectors)
+    dcarry, dinitial = _filled(dcarry, carry), _filled(dinitial, initial)
+
+    # Rematerialised, so that what does not depend on the tangent (a mask's broadcast, say) is not kept for each step.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def step(dstate: State, inputs: Any) -> tuple[State, Array]:
+        forcing, kept, valid, start, extras = inputs
+        before = dstate if start is None else _where(start, dinitial, dstate)
+        dv = cell.product(cell.fed(before, extras), weights.recurrent_kernel, plan.precision, dtype)
+        still = jax.tree.map(jnp.zeros_like, weights.vectors)
+        after = cell.tangent(kept, weights.vectors, extras, before, cell.join(jnp.zeros_like(dv), dv), still)
+        after = jax.tree.map(jnp.add, after, forcing)
+        if valid is not None:
+            after = _where(valid, after, dstate)
+        return after, after.h
+
+    inputs = forcing, kept, valid, starts, extras
+    dstate, dh = lax.scan(step, dcarry, inputs, reverse=plan.reverse, unroll=plan.block)
+    return (h, state), (dh, dstate)
+
+
+def _nonzero(tangent: Any) -> Any:
+    return None if isinstance(tangent, SymbolicZero) else tangent
+
+
+def _filled(tangent: Any, primal: Any) -> Any:
+    """The tangent with zeros for the leaves that it has not."""
+    return jax.tree.map(lambda p, t: jnp.zeros_like(p) if t is None else t, primal, tangent)
+
+
+def _where(mask: Array, chosen: State, other: State) -> State:
+    """The one state in the rows where the mask [B] is True, the other elsewhere."""
+    return jax.tree.map(lambda a, b: jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b), chosen, other)

@@ -27,11 +27,12 @@ class List:
         """Prints them."""
         print("cases:")
         for case in CASES.values():
-            print(f"  {case.name:14} {case.summary}; {', '.join(shape.name for shape in case.shapes)}")
+            group = f" (of {case.group})" if case.group else ""
+            print(f"  {case.name:14} {case.summary}{group}; {', '.join(shape.name for shape in case.shapes)}")
         print("contenders:")
         for name, peer in peers.PEERS.items():
             lacking = f" (not installed: {', '.join(peer.lacking)})" if peer.lacking else ""
-            print(f"  {name:14} {peer.summary}{lacking}")
+            print(f"  {name:16} {peer.summary}{lacking}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Run:
     """Measures cases: our time and that of the peers, in turns."""
 
     cases: tyro.conf.Positional[tuple[str, ...]]
-    """Their names, or `all`."""
+    """Their names, those of groups, or `all`."""
     peers: str | None = None
     """Names with commas between, or Python files of your own; those of the case if not given, none if empty."""
     device: Device = "cpu"
@@ -50,18 +51,21 @@ class Run:
     """A folder to write CASE.json and CASE.png to."""
     rounds: int = 10
     """How often each contender has its turn."""
-    seconds: float = 0.4
-    """About how long a turn is."""
-    shape: Annotated[str | None, tyro.conf.arg(metavar="NAME=NUMBER,...")] = None
-    """One shape of your own: the first of the case with these numbers, such as batch=64."""
+    seconds: float | None = None
+    """About how long a turn is; as the case asks if not given."""
+    shape: Annotated[str | None, tyro.conf.arg(metavar="SHAPE,...|NAME=NUMBER,...")] = None
+    """Some of the case's shapes, or one of your own: the first with these numbers, such as batch=64."""
+    mode: Annotated[str | None, tyro.conf.arg(metavar="MODE")] = None
+    """One mode, such as gradient; all of the case's if not given."""
     debug: bool = False
     """Let the traceback of a mistake through."""
 
     def __call__(self) -> None:
         """Measures, prints and writes; ends with code 1 if a contender failed or disagreed."""
-        if self.rounds < 1 or self.seconds <= 0:
-            raise ValueError(f"--rounds and --seconds must be positive, got {self.rounds} and {self.seconds:g}")
-        chosen = [(case, _shapes(case, self.shape), self._peers(case)) for case in _cases(self.cases)]
+        if self.rounds < 1 or (self.seconds is not None and self.seconds <= 0):
+            raise ValueError(f"--rounds and --seconds must be positive, got {self.rounds} and {self.seconds}")
+        cases = [_in_mode(case, self.mode) for case in _cases(self.cases)]
+        chosen = [(case, _shapes(case, self.shape), self._peers(case)) for case in cases]
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
         protocol = Protocol(self.device, self.rounds, self.seconds, say=lambda line: print(line, file=sys.stderr))
@@ -130,24 +134,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _cases(names: Sequence[str]) -> list[Case]:
-    unknown = [name for name in names if name not in (*CASES, "all")]
+    groups = list(dict.fromkeys(case.group for case in CASES.values() if case.group))
+    unknown = [name for name in names if name not in (*CASES, *groups, "all")]
     if unknown or not names:
         got = f"no case {unknown[0]!r}" if unknown else "no case given"
-        raise ValueError(f"{got}: there are {', '.join(CASES)}, or all")
-    return list(CASES.values()) if "all" in names else [CASES[name] for name in dict.fromkeys(names)]
+        raise ValueError(f"{got}: there are {', '.join([*CASES, *groups])}, or all")
+    return [case for case in CASES.values() if not {case.name, case.group, "all"}.isdisjoint(names)]
+
+
+def _in_mode(case: Case, mode: str | None) -> Case:
+    if mode is None:
+        return case
+    if mode not in case.modes or not mode:
+        there = f"there are {', '.join(case.modes)}" if any(case.modes) else "it has none"
+        raise ValueError(f"--mode: {case.name} has no mode {mode!r}, {there}")
+    return dataclasses.replace(case, modes=(mode,))
 
 
 def _shapes(case: Case, asked: str | None) -> Sequence[Shape]:
     if asked is None:
         return case.shapes
+    by_name = {shape.name: shape for shape in case.shapes}
+    if all(name in by_name for name in asked.split(",")):
+        return [by_name[name] for name in dict.fromkeys(asked.split(","))]
     first = case.shapes[0]
     parameters = dict(first.parameters)
     for part in asked.split(","):
         name, _, number = part.partition("=")
         if name not in parameters or not number.isdecimal() or int(number) < 1:
-            raise ValueError(
-                f"--shape: {part!r} is not NAME=NUMBER, with a name of {', '.join(parameters)} ({case.name})"
-            )
+            there = f"NAME=NUMBER, with a name of {', '.join(parameters)}, nor a shape's name"
+            raise ValueError(f"--shape: {part!r} is not {there} ({case.name})")
         parameters[name] = int(number)
     return (dataclasses.replace(first, name=asked, parameters=parameters),)
 

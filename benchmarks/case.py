@@ -27,15 +27,18 @@ class Shape:
 
 @dataclass(frozen=True)
 class Target:
-    """The greatest ratio of our time to a peer's that is good enough.
+    """The greatest ratio of our time, or of our program's temporaries, to a peer's that is good enough.
 
     Attributes:
       peer: The contender that ours is compared with.
-      ratio: Of our time to the peer's; over several shapes their geometric mean.
+      ratio: Of ours to the peer's; over several shapes their geometric mean.
       shapes: Names of the shapes it holds for.
       ours: Which of our contenders.
       stage: What is wanted first, or what is wanted then.
       device: Where it holds.
+      mode: Which of the case's modes.
+      quantity: What is compared.
+      each: Whether it holds for each of the shapes, not for their mean alone.
     """
 
     peer: str
@@ -44,11 +47,17 @@ class Target:
     ours: str = "jaxnets"
     stage: Literal["first", "then"] = "first"
     device: Device = "cpu"
+    mode: str = ""
+    quantity: Literal["time", "temporaries"] = "time"
+    each: bool = False
 
 
 @dataclass(frozen=True)
 class Case:
     """A thing to measure. Every peer's module holds a function of the case's name that makes the contender.
+
+    Several cases that one function makes are a group: the function has the group's name, which stands for all of them
+    on the command line too.
 
     Attributes:
       name: As on the command line.
@@ -56,9 +65,13 @@ class Case:
       shapes: The sizes it is measured at.
       peers: The contenders there are beside ours.
       agreement: The results that every contender must share with ours, and how far each may be off:
-        max|difference| / max|ours|.
+        max|difference| / max|ours|. A name that ours does not give in some mode is not asked for.
       batch: Makes the input from a shape's parameters, the same in every process.
       targets: What ours must reach.
+      group: The group it belongs to, if any.
+      modes: What is done at each shape, such as "forward"; the contenders' processes serve them one after the other.
+      flops: The work in matrix products of a step, from a shape's parameters and the mode.
+      seconds: About how long a turn is if nothing else is asked for.
     """
 
     name: str
@@ -68,6 +81,10 @@ class Case:
     agreement: Mapping[str, float]
     batch: Callable[[Mapping[str, int]], Arrays]
     targets: tuple[Target, ...] = ()
+    group: str = ""
+    modes: tuple[str, ...] = ("",)
+    flops: Callable[[Mapping[str, int], str], float] | None = None
+    seconds: float = 0.4
 
 
 @dataclass(frozen=True)
@@ -81,6 +98,7 @@ class Problem:
       weights: What to start from, by path (`"conv_1/kernel"`), in our layout; empty only for whom makes them.
       device: Where to run.
       options: What sets this contender apart from others of the same module.
+      mode: Which of the case's modes.
     """
 
     case: str
@@ -89,10 +107,15 @@ class Problem:
     weights: Arrays
     device: Device = "cpu"
     options: Mapping[str, Any] = field(default_factory=dict)
+    mode: str = ""
 
 
 class Contender(Protocol):
-    """One implementation of a case, made and compiled, in its own process."""
+    """One implementation of a case, made and compiled, in its own process.
+
+    One that cannot express quite what ours does says so in an attribute `differs`, and may leave out of its results
+    what cannot agree.
+    """
 
     @property
     def variant(self) -> str:

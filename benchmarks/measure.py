@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks import machine, peers
 from benchmarks.case import Arrays, Case, Device, Shape
+from benchmarks.peak import matmul_flops
 from benchmarks.remote import ContenderError, Remote
 
 Record = dict[str, Any]
@@ -30,18 +31,18 @@ class Protocol:
     Attributes:
       device: Where.
       rounds: How often each contender has its turn.
-      seconds: About how long a turn is; a step that takes longer is a turn of its own.
+      seconds: About how long a turn is, None for what the case asks; a step that takes longer is a turn of its own.
       say: Takes a line about what goes on.
     """
 
     device: Device = "cpu"
     rounds: int = 10
-    seconds: float = 0.4
+    seconds: float | None = None
     say: Callable[[str], object] = lambda line: None
 
 
 def measure(case: Case, shape: Shape, names: Sequence[str], protocol: Protocol) -> list[Record]:
-    """Measures one shape: our contenders and the peers of these names.
+    """Measures one shape, in each of the case's modes: our contenders and the peers of these names.
 
     A peer that is not installed, fails, or comes to another result than ours is not timed; its record says so.
 
@@ -49,62 +50,97 @@ def measure(case: Case, shape: Shape, names: Sequence[str], protocol: Protocol) 
       ContenderError: If the first of ours fails.
     """
     ours = [name for name in shape.ours if protocol.device in peers.find(name).devices]
-    load, hardware = os.getloadavg()[0], machine.hardware(protocol.device)
-    records: dict[str, Record] = {}
+    hardware = machine.hardware(protocol.device)
+    if case.flops is not None:
+        hardware["matmul_flops"] = matmul_flops(protocol.device)
+    common = {
+        "case": case.name,
+        "shape": shape.name,
+        "parameters": dict(shape.parameters),
+        "device": protocol.device,
+        "hardware": hardware,
+        "load": os.getloadavg()[0],
+    }
+    records: list[Record] = []
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        weights, wanted = Path(folder, "weights.npz"), None
-        running: dict[str, Remote] = {}
+        remotes: dict[str, Remote] = {}
+        faults: dict[str, Record] = {}
         for name in dict.fromkeys([*ours, *names]):
-            record = records[name] = {
-                "case": case.name,
-                "shape": shape.name,
-                "parameters": dict(shape.parameters),
-                "contender": name,
-                "device": protocol.device,
-                "hardware": hardware,
-                "load": load,
-            }
             if lacking := peers.find(name).lacking:
-                record |= {"status": "missing", "note": f"not installed: {', '.join(lacking)}"}
+                faults[name] = {"status": "missing", "note": f"not installed: {', '.join(lacking)}"}
             else:
-                remote = stack.enter_context(Remote(case, shape, name, protocol.device))
-                try:
-                    if wanted is None:
-                        remote("make_weights", path=str(weights))
-                    results = _prepare(remote, record, weights)
-                    wanted = results if wanted is None else wanted
-                    record |= _judged(case.agreement, wanted, results)
-                except ContenderError as error:
-                    if wanted is None:
-                        raise
-                    record |= {"status": "failed", "note": " ".join(str(error).split())}
-                if record["status"] == "measured":
-                    running[name] = remote
-                elif running:
-                    remote.close()
-                else:
-                    raise ContenderError(f"{name}: its own results are not finite: {record['note']}")
-            protocol.say(f"{case.name}, {shape.name}: {name} {_told(record)}")
-        turns = {name: _Turns(remote) for name, remote in running.items()}
-        times, steps = alternate(turns, protocol)
-        for name, remote in running.items():
-            records[name]["memory"]["process_peak_bytes"] = remote("memory")["peak_bytes"]
-            records[name] |= _timed(times[name], steps[name], turns[name].others)
+                remotes[name] = stack.enter_context(Remote(case, shape, name, protocol.device))
+        for i, (name, remote) in enumerate(remotes.items()):
+            try:
+                remote.loaded()
+                if i == 0:
+                    remote("make_weights", path=str(Path(folder, "weights.npz")))
+            except ContenderError as error:
+                if i == 0:
+                    raise
+                faults[name] = _failed(error)
+        for mode in case.modes:
+            flops = {} if case.flops is None else {"flops": case.flops(shape.parameters, mode)}
+            found = {
+                name: {**common, "mode": mode, "contender": name, **flops, **faults.get(name, {})}
+                for name in dict.fromkeys([*ours, *names])
+            }
+            _measure_mode(case, ours, found, remotes, Path(folder, "weights.npz"), protocol)
+            records += found.values()
+    return records
+
+
+def _measure_mode(
+    case: Case,
+    ours: Sequence[str],
+    records: Mapping[str, Record],
+    remotes: Mapping[str, Remote],
+    weights: Path,
+    protocol: Protocol,
+) -> None:
+    """Completes the records of one shape and mode; those that have a status already are left as they are."""
+    wanted: Arrays | None = None
+    running: dict[str, Remote] = {}
+    for name, record in records.items():
+        if "status" not in record:
+            try:
+                results = _prepare(remotes[name], record, weights)
+                wanted = results if wanted is None else wanted
+                record |= _judged(case.agreement, wanted, results, differs=record["differs"])
+            except ContenderError as error:
+                if wanted is None:
+                    raise
+                record |= _failed(error)
+            if record["status"] == "measured":
+                running[name] = remotes[name]
+            elif not running:
+                raise ContenderError(f"{name}: its own results are not finite: {record['note']}")
+        label = ", ".join(filter(None, (case.name, record["shape"], record["mode"])))
+        protocol.say(f"{label}: {name} {_told(record)}")
+    turns = {name: _Turns(remote) for name, remote in running.items()}
+    seconds = case.seconds if protocol.seconds is None else protocol.seconds
+    times, steps = alternate(turns, protocol.rounds, seconds)
+    for name, remote in running.items():
+        record = records[name]
+        record["memory"]["process_peak_bytes"] = remote("memory")["peak_bytes"]
+        record |= _timed(times[name], steps[name], turns[name].others)
+        if "flops" in record:
+            peak = record["hardware"]["matmul_flops"]
+            record["peak_fraction"] = record["flops"] / record["times"]["median"] / peak
     for name in times:
-        # Two of ours are compared one way round only.
-        over = ours[ours.index(name) + 1 :] if name in ours else ours
-        records[name]["ratio"] = {us: _ratio(records[us], records[name]) for us in over if us in times}
-    return list(records.values())
+        over = [us for us in ours if us in times and _compared(us, name, ours)]
+        records[name]["ratio"] = {us: _ratio(records[us], records[name]) for us in over}
 
 
 def alternate(
-    turns: Mapping[str, Callable[[int], float]], protocol: Protocol
+    turns: Mapping[str, Callable[[int], float]], rounds: int, seconds: float
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Warms every contender up, then gives each its turn in every round, in an order that turns round each time.
 
     Args:
       turns: For each contender what takes a number of steps and gives the seconds they took.
-      protocol: How many rounds, and how long a turn is.
+      rounds: How many rounds there are.
+      seconds: About how long a turn is.
 
     Returns:
       The seconds of one step for each round, and the number of steps in a turn.
@@ -112,10 +148,10 @@ def alternate(
     steps = {}
     for name, turn in turns.items():
         turn(1)
-        some = max(1, round(protocol.seconds / turn(1)))
-        steps[name] = max(1, round(protocol.seconds * some / turn(some)))
+        some = max(1, round(seconds / turn(1)))
+        steps[name] = max(1, round(seconds * some / turn(some)))
     times: dict[str, list[float]] = {name: [] for name in turns}
-    for i in range(protocol.rounds):
+    for i in range(rounds):
         # Whoever comes second finds the caches and the clock as the first left them: each is second equally often.
         for name in list(turns)[:: 1 if i % 2 == 0 else -1]:
             times[name].append(turns[name](steps[name]) / steps[name])
@@ -144,8 +180,9 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def _prepare(remote: Remote, record: Record, weights: Path) -> Arrays:
-    facts = remote("build", weights=str(weights))
+    facts = remote("build", weights=str(weights), mode=record["mode"])
     record |= {
+        "differs": facts["differs"],
         "versions": facts["versions"],
         "variant": facts["variant"],
         "compile_seconds": facts["compile_seconds"],
@@ -157,10 +194,21 @@ def _prepare(remote: Remote, record: Record, weights: Path) -> Arrays:
         return dict(arrays)
 
 
-def _judged(agreement: Mapping[str, float], wanted: Arrays, results: Arrays) -> Record:
+def _failed(error: ContenderError) -> Record:
+    return {"status": "failed", "note": " ".join(str(error).split())}
+
+
+def _judged(agreement: Mapping[str, float], wanted: Arrays, results: Arrays, differs: str = "") -> Record:
     found = deviations(wanted, results)
-    off = {name: found.get(name, float("inf")) for name in agreement}
-    wrong = [f"{name} off by {off[name]:.1e}, {most:g} allowed" for name, most in agreement.items() if off[name] > most]
+    # Whoever says that it differs has left out what cannot agree.
+    off = {name: found[name] for name in agreement if name in found and (name in results or not differs)}
+    wrong = [
+        f"{name} off by {value:.1e}, {agreement[name]:g} allowed"
+        for name, value in off.items()
+        if value > agreement[name]
+    ]
+    if not off:
+        wrong = ["no result to compare"]
     # JSON has no word for infinity.
     told = {name: value if np.isfinite(value) else None for name, value in off.items()}
     return {
@@ -178,6 +226,12 @@ def _timed(times: Sequence[float], steps: int, others: float | None) -> Record:
         "others": others,
         "noisy": unsteady or (others or 0.0) > _OTHERS,
     }
+
+
+def _compared(us: str, name: str, ours: Sequence[str]) -> bool:
+    """Whether the ratio of our contender `us` to this one is told; two of ours are compared one way round only."""
+    beside = peers.find(us).beside
+    return name == beside if beside else name not in ours or ours.index(name) < ours.index(us)
 
 
 def _ratio(ours: Record, theirs: Record) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A contender seen from outside: a process that is told what to do and then waits, idle."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -34,10 +35,11 @@ class Remote:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=_environment(device),
+            env=environment(device),
             # Ctrl-C is for the one that measures, which then ends the contenders.
             start_new_session=True,
         )
+        self._write({"do": "load"})
 
     def __enter__(self) -> Self:
         return self
@@ -47,20 +49,33 @@ class Remote:
     ) -> None:
         self.close()
 
+    def loaded(self) -> None:
+        """Waits until its imports are done, which begin by themselves, those of several contenders at once.
+
+        Raises:
+          ContenderError: If they failed.
+        """
+        self._answer()
+
     def __call__(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Gives a command and waits for its answer.
 
         Raises:
           ContenderError: If it failed.
         """
+        self._write({"do": do, **arguments})
+        return self._answer()
+
+    def _write(self, command: dict[str, Any]) -> None:
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+        # Whoever has died is found out when its answer is missing.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(command) + "\n")
             self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
         if not line:
             raise ContenderError(f"{self.peer} died with code {self._process.wait()}: {self._last_words()}")
         answer: dict[str, Any] = json.loads(line)
@@ -82,7 +97,8 @@ class Remote:
         return next((line for line in reversed(lines) if line.strip()), "it said nothing")
 
 
-def _environment(device: Device) -> dict[str, str]:
+def environment(device: Device) -> dict[str, str]:
+    """The environment variables of whatever runs on that device."""
     path = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,

@@ -29,22 +29,30 @@ class Worker:
             _check_gpu()
         batch = CASES[case].batch(parameters)
         self._problem = Problem(case, parameters, batch, weights={}, device=device, options=self._peer.options)
-        self._contender: Contender
+        self._contender: Contender | None = None
+
+    def load(self) -> dict[str, Any]:
+        """Nothing more: the answer says that imports are done."""
+        return {}
 
     def make_weights(self, path: str) -> dict[str, Any]:
         """Writes what every contender starts from."""
         np.savez(path, **self._module.weights(self._problem), allow_pickle=False)
         return {}
 
-    def build(self, weights: str) -> dict[str, Any]:
-        """Makes and compiles the contender."""
-        make = getattr(self._module, self._problem.case, None)
+    def build(self, weights: str, mode: str) -> dict[str, Any]:
+        """Makes and compiles the contender for a mode; that of an earlier mode goes."""
+        name = CASES[self._problem.case].group or self._problem.case
+        make = getattr(self._module, name, None)
         if make is None:
-            raise ValueError(f"{self._module.__name__} has no function {self._problem.case!r}")
+            raise ValueError(f"{self._module.__name__} has no function {name!r}")
         with np.load(weights) as arrays:
-            problem = dataclasses.replace(self._problem, weights=dict(arrays))
+            problem = dataclasses.replace(self._problem, weights=dict(arrays), mode=mode)
+        self._contender = None
+        machine.reset_peak()
         self._contender = contender = make(problem)
         return {
+            "differs": getattr(contender, "differs", ""),
             "variant": contender.variant,
             "compile_seconds": contender.compile_seconds,
             "program_bytes": contender.program_bytes,
@@ -53,18 +61,23 @@ class Worker:
 
     def results(self, path: str) -> dict[str, Any]:
         """Writes what must agree."""
-        np.savez(path, **self._contender.results(), allow_pickle=False)
+        np.savez(path, **self._built.results(), allow_pickle=False)
         return {}
 
     def run(self, steps: int) -> dict[str, Any]:
         """Takes steps; the seconds that all of them took, on the clock and of processor time."""
         start, used = time.perf_counter(), time.process_time()
-        self._contender.run(steps)
+        self._built.run(steps)
         return {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - used}
 
     def memory(self) -> dict[str, Any]:
-        """The most memory so far."""
+        """The most memory since the contender was begun."""
         return {"peak_bytes": machine.peak_bytes()}
+
+    @property
+    def _built(self) -> Contender:
+        assert self._contender is not None
+        return self._contender
 
 
 def _check_gpu() -> None:

@@ -21,6 +21,7 @@ class Peer:
       packages: What it is built on: looked for before it is started, and their versions recorded.
       options: Handed on in `Problem.options`.
       devices: Where it makes sense.
+      beside: The one contender that it is compared with; "" for one that is compared with all.
     """
 
     summary: str
@@ -28,6 +29,7 @@ class Peer:
     packages: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     devices: tuple[Device, ...] = ("cpu", "gpu")
+    beside: str = ""
 
     @property
     def is_ours(self) -> bool:
@@ -59,9 +61,19 @@ PEERS: dict[str, Peer] = {
     "jaxnets_tuned": Peer(
         "the same after tune_cpu()", "benchmarks.peers.jaxnets", _OURS, options={"tuned": True}, devices=("cpu",)
     ),
+    "jaxnets_lengths": Peer(
+        "the same with lengths given", "benchmarks.peers.jaxnets", _OURS, options={"lengths": True}, beside="jaxnets"
+    ),
     "flax": Peer("Flax Linen and Optax, jitted step", "benchmarks.peers.flax", ("flax", *_JAX)),
+    "nnx": Peer("Flax NNX, split and jitted", "benchmarks.peers.nnx", ("flax", *_JAX)),
+    "haiku": Peer("Haiku, jitted", "benchmarks.peers.haiku", ("haiku", "jax", "jaxlib", "numpy")),
+    "equinox": Peer("Equinox, jitted", "benchmarks.peers.equinox", ("equinox", "jax", "jaxlib", "numpy")),
     "torch": Peer("PyTorch, eager", "benchmarks.peers.torch", ("torch", "numpy")),
-    "keras": Peer("Keras 3 on JAX, train_on_batch", "benchmarks.peers.keras", ("keras", "jax", "jaxlib", "numpy")),
+    "keras": Peer(
+        "Keras 3 on JAX, train_on_batch or stateless_call",
+        "benchmarks.peers.keras",
+        ("keras", "jax", "jaxlib", "numpy"),
+    ),
 }
 
 

@@ -46,7 +46,7 @@ class CompiledStep:
         # The jitted function finds this program again at its first call.
         compiled = self._step.lower(self._state, self._batch).compile()
         self.compile_seconds = time.perf_counter() - start
-        self.program_bytes = _bytes(compiled.memory_analysis())
+        self.program_bytes = program_bytes(compiled)
 
     def results(self) -> Arrays:
         """The logits, and the losses before the first step and after one and two."""
@@ -84,7 +84,9 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _bytes(memory: Any) -> dict[str, int] | None:
+def program_bytes(compiled: Any) -> dict[str, int] | None:
+    """The memory that a compiled program asks for, by kind; None where the backend does not tell."""
+    memory = compiled.memory_analysis()
     if memory is None:
         return None
     return {

@@ -1,14 +1,17 @@
 """Flax Linen with Optax, as its users write it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from benchmarks.case import Contender, Problem
 from benchmarks.peers.compiled import CompiledStep, nested
+from benchmarks.peers.recurrence import CompiledRecurrence
 
 
 class _SmallCNN(nn.Module):
@@ -58,6 +61,52 @@ def resnet(problem: Problem) -> Contender:
     """ResNet-18 with momentum."""
     model = _ResNet(problem.parameters["blocks"], problem.parameters["width"])
     return _training(problem, model, optax.sgd(0.01, momentum=0.9))
+
+
+def recurrent(problem: Problem) -> Contender:
+    """`nn.RNN` over its cell."""
+    make, convert = {
+        "lstm": (nn.OptimizedLSTMCell, _lstm),
+        "gru": (nn.GRUCell, _gru),
+        "rnn": (nn.SimpleCell, _rnn),
+    }[problem.case]
+    layer = nn.RNN(make(problem.parameters["hidden"]), return_carry=True)
+
+    def apply(params: Any, x: jax.Array) -> tuple[Any, Mapping[str, Any]]:
+        carry, y = layer.apply({"params": {"cell": params}}, x)
+        return y, dict(zip("ch", carry, strict=True)) if problem.case == "lstm" else {"h": carry}
+
+    return CompiledRecurrence(problem, convert, apply)
+
+
+def _lstm(weights: Mapping[str, Any]) -> Any:
+    kernels, recurrent_kernels, biases = (
+        dict(zip("ifgo", jnp.split(weights[name], 4, axis=-1), strict=True))
+        for name in ("kernel", "recurrent_kernel", "bias")
+    )
+    return {
+        **{f"i{gate}": {"kernel": kernels[gate]} for gate in "ifgo"},
+        **{f"h{gate}": {"kernel": recurrent_kernels[gate], "bias": biases[gate]} for gate in "ifgo"},
+    }
+
+
+def _gru(weights: Mapping[str, Any]) -> Any:
+    kernels, recurrent_kernels, biases = (
+        dict(zip("rzn", jnp.split(weights[name], 3, axis=-1), strict=True))
+        for name in ("kernel", "recurrent_kernel", "bias")
+    )
+    return {
+        **{f"i{gate}": {"kernel": kernels[gate], "bias": biases[gate]} for gate in "rzn"},
+        **{f"h{gate}": {"kernel": recurrent_kernels[gate]} for gate in "rz"},
+        "hn": {"kernel": recurrent_kernels["n"], "bias": weights["recurrent_bias"]},
+    }
+
+
+def _rnn(weights: Mapping[str, Any]) -> Any:
+    return {
+        "i": {"kernel": weights["kernel"], "bias": weights["bias"]},
+        "h": {"kernel": weights["recurrent_kernel"]},
+    }
 
 
 def _training(problem: Problem, model: nn.Module, optimizer: optax.GradientTransformation) -> Contender:

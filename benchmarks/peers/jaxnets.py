@@ -11,10 +11,14 @@ import optax
 import jaxnets as jn
 from benchmarks.case import Arrays, Contender, Problem
 from benchmarks.peers.compiled import CompiledStep, flattened, nested
+from benchmarks.peers.recurrence import CompiledRecurrence
 
 _MODELS: dict[str, Callable[[Mapping[str, int]], Any]] = {
     "cnn": lambda parameters: jn.models.SmallCNN(),
     "resnet": lambda parameters: jn.models.ResNet(blocks=(parameters["blocks"],) * 4, width=parameters["width"]),
+    "lstm": lambda parameters: jn.layers.LSTM(parameters["hidden"]),
+    "gru": lambda parameters: jn.layers.GRU(parameters["hidden"]),
+    "rnn": lambda parameters: jn.layers.RNN(parameters["hidden"]),
 }
 
 
@@ -22,18 +26,25 @@ def weights(problem: Problem) -> Arrays:
     """What every contender starts from: He's variance for kernels, and noise about 0 and 1 for biases and scales.
 
     Models start biases at 0 and scales at 1 or 0; from there a contender that left one out would not be found out.
+    In recurrent layers the variance is a third of 1 over the fan-in, so that no rounding error grows over time.
     """
     model = _MODELS[problem.case](problem.parameters)
     # The shapes alone: compiling the model's own initialisation takes longer than a step.
     shapes = jax.eval_shape(model.init, jax.random.key(0), problem.batch["x"])["params"]
     rng = np.random.default_rng(1)
+    gain = 1 / 3 if problem.case in ("lstm", "gru", "rnn") else 2
     made: Arrays = {}
     for path, leaf in flattened(shapes).items():
         noise = rng.standard_normal(leaf.shape, dtype=np.float32)
         kernel = len(leaf.shape) > 1
-        made[path] = noise * np.float32((2 / math.prod(leaf.shape[:-1])) ** 0.5) if kernel else noise / 100
+        made[path] = noise * np.float32((gain / math.prod(leaf.shape[:-1])) ** 0.5) if kernel else noise / 100
         if path.endswith("scale"):
             made[path] += 1
+    if problem.case == "gru":
+        # Some reset the state before the product: here that is the same. The gradients tell all else apart.
+        made["recurrent_bias"] *= 0
+        r, z, n = np.split(made["recurrent_kernel"], 3, axis=1)
+        made["recurrent_kernel"] = np.concatenate([r, z, np.diag(np.diag(n))], axis=1)
     return made
 
 
@@ -45,6 +56,20 @@ def cnn(problem: Problem) -> Contender:
 def resnet(problem: Problem) -> Contender:
     """ResNet-18 with momentum."""
     return _training(problem, optax.sgd(0.01, momentum=0.9))
+
+
+def recurrent(problem: Problem) -> Contender:
+    """The layer as it is, or with lengths."""
+    if problem.options.get("tuned"):
+        jn.tune_cpu()
+    layer = _MODELS[problem.case](problem.parameters)
+
+    def apply(params: Any, x: jax.Array, lengths: jax.Array | None = None) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        y, carry = layer.apply({"params": params}, x, lengths=lengths)
+        return y, carry._asdict()
+
+    lengths = [problem.batch["lengths"]] if problem.options.get("lengths") else []
+    return CompiledRecurrence(problem, nested, apply, *lengths)
 
 
 def _training(problem: Problem, optimizer: optax.GradientTransformation) -> Contender:

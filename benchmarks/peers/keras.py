@@ -1,16 +1,23 @@
-"""Keras 3 on JAX by `train_on_batch`, which is what its users call; it reads the loss back at every step."""
+"""Keras 3 on JAX: training by `train_on_batch`, as its users call it, which reads the loss back at every step.
+
+A layer alone is jitted through `stateless_call`.
+"""
 
 import os
 import time
+from collections.abc import Mapping
+from typing import Any
 
 # Keras reads it when it is imported.
 os.environ["KERAS_BACKEND"] = "jax"
 
 import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
 
 from benchmarks.case import Arrays, Contender, Problem
+from benchmarks.peers.recurrence import CompiledRecurrence
 
 
 def cnn(problem: Problem) -> Contender:
@@ -31,6 +38,34 @@ def cnn(problem: Problem) -> Contender:
     )
     # Its own epsilon is 1e-7, that of the others 1e-8.
     return _TrainOnBatch(problem, model, keras.optimizers.Adam(1e-3, epsilon=1e-8))
+
+
+def recurrent(problem: Problem) -> Contender:
+    """Its layer, by `stateless_call`."""
+    make = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "rnn": keras.layers.SimpleRNN}[problem.case]
+    layer = make(problem.parameters["hidden"], return_sequences=True, return_state=True)
+    layer.build(problem.batch["x"].shape)
+    fixed = [variable.value for variable in layer.non_trainable_variables]
+
+    def convert(weights: Mapping[str, Any]) -> list[Any]:
+        return _gru(weights) if problem.case == "gru" else [weights[n] for n in ("kernel", "recurrent_kernel", "bias")]
+
+    def apply(params: list[Any], x: jax.Array) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        (y, *states), _ = layer.stateless_call(params, fixed, x)
+        return y, dict(zip("hc", states, strict=False))
+
+    return CompiledRecurrence(problem, convert, apply, variant="stateless_call")
+
+
+def _gru(weights: Mapping[str, Any]) -> list[Any]:
+    # Gates z, r, n, and two biases for each.
+    def reordered(array: jax.Array) -> jax.Array:
+        r, z, n = jnp.split(array, 3, axis=-1)
+        return jnp.concatenate([z, r, n], axis=-1)
+
+    recurrent_bias = jnp.pad(weights["recurrent_bias"], (2 * weights["recurrent_bias"].size, 0))
+    biases = jnp.stack([reordered(weights["bias"]), recurrent_bias])
+    return [reordered(weights["kernel"]), reordered(weights["recurrent_kernel"]), biases]
 
 
 class _TrainOnBatch:

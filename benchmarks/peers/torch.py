@@ -4,7 +4,7 @@ import itertools
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,11 @@ def resnet(problem: Problem) -> Contender:
     """ResNet-18 with momentum."""
     sizes = problem.parameters["channels"], problem.parameters["blocks"], problem.parameters["width"]
     return _EagerStep(problem, lambda: _ResNet(*sizes), problem.weights, torch.optim.SGD, lr=0.01, momentum=0.9)
+
+
+def recurrent(problem: Problem) -> Contender:
+    """The layer, batch first or time first, whichever is faster."""
+    return _EagerRecurrence(problem)
 
 
 class _Block(nn.Module):
@@ -87,10 +92,7 @@ class _EagerStep:
     def __init__(
         self, problem: Problem, network: Callable[[], nn.Module], weights: Arrays, optimizer: Any, **settings: float
     ):
-        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-        # Single precision is meant, here as in the other contenders.
-        torch.backends.cudnn.allow_tf32 = False
-        device = torch.device("cuda" if problem.device == "gpu" else "cpu")
+        device = _device(problem)
         x = torch.from_numpy(problem.batch["x"]).permute(0, 3, 1, 2)
         self._y = torch.from_numpy(problem.batch["y"]).long().to(device)
 
@@ -103,7 +105,7 @@ class _EagerStep:
         seconds = {}
         for choice in itertools.product(("contiguous", "channels_last"), (False, True)):
             build(*choice)
-            seconds[choice] = self._trial()
+            seconds[choice] = _trial(self.run)
         layout, fused = min(seconds, key=seconds.__getitem__)
         build(layout, fused)
         self.variant = f"{layout}, {'fused' if fused else 'plain'} optimizer"
@@ -126,15 +128,96 @@ class _EagerStep:
         self._optimizer.step()
         return loss
 
-    def _trial(self, seconds: float = 0.3) -> float:
-        """Seconds of the fastest step in a short run, after a first step."""
-        self.run(1)
-        end, fastest = time.perf_counter() + seconds, float("inf")
-        while time.perf_counter() < end:
-            start = time.perf_counter()
-            self.run(1)
-            fastest = min(fastest, time.perf_counter() - start)
-        return fastest
+
+class _EagerRecurrence:
+    compile_seconds = None
+    program_bytes = None
+
+    def __init__(self, problem: Problem):
+        device, parameters = _device(problem), problem.parameters
+        make = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[problem.case]
+        x = torch.from_numpy(problem.batch["x"]).to(device)
+        self._forward = problem.mode == "forward"
+        self._weights = {
+            name: torch.from_numpy(value).to(device).requires_grad_() for name, value in problem.weights.items()
+        }
+        self._converted = _recurrent_weights(self._weights)
+
+        def build(layout: str) -> None:
+            self._batch_first = layout == "batch first"
+            layer = make(parameters["input"], parameters["hidden"], batch_first=self._batch_first).to(device)
+            with torch.no_grad():
+                # They come in this order: weights and biases, each of the input first.
+                for parameter, value in zip(layer.parameters(), self._converted, strict=True):
+                    parameter.copy_(value)
+            self._layer: nn.Module = layer
+            self._x = self._swapped(x).contiguous().requires_grad_(not self._forward)
+
+        seconds = {}
+        for layout in ("batch first", "time first"):
+            build(layout)
+            seconds[layout] = _trial(self.run)
+        self.variant = min(seconds, key=seconds.__getitem__)
+        build(self.variant)
+
+    def results(self) -> Arrays:
+        found: dict[str, torch.Tensor]
+        if self._forward:
+            y, states = self._step()
+            # An LSTM has two; of each the first axis is that of layers.
+            states = (h[0] for h in (states if isinstance(states, tuple) else (states,)))
+            found = {"y": self._swapped(y), **dict(zip("hc", states, strict=False))}
+        else:
+            loss, (x, *gradients) = self._step()
+            # The conversion is linear: its transpose brings gradients back.
+            back = torch.autograd.grad(self._converted, tuple(self._weights.values()), gradients, retain_graph=True)
+            found = {"loss": loss.detach(), "x": self._swapped(x), **dict(zip(self._weights, back, strict=True))}
+        return {name: value.cpu().numpy() for name, value in found.items()}
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self._step()
+            if self._x.is_cuda:
+                # As the others wait for each.
+                torch.cuda.synchronize()
+
+    def _step(self) -> Any:
+        if self._forward:
+            with torch.no_grad():
+                return self._layer(self._x)
+        y, _ = self._layer(self._x)
+        loss = y.square().sum() / 2
+        return loss, torch.autograd.grad(loss, [self._x, *self._layer.parameters()])
+
+    def _swapped(self, array: torch.Tensor) -> torch.Tensor:
+        return array if self._batch_first else array.transpose(0, 1)
+
+
+def _recurrent_weights(weights: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Kernels the other way round, and a second bias, which is ours for n in a GRU."""
+    bias = weights["bias"]
+    recurrent_bias = 0 * bias
+    if "recurrent_bias" in weights:
+        recurrent_bias = functional.pad(weights["recurrent_bias"], (2 * len(weights["recurrent_bias"]), 0))
+    return weights["kernel"].T, weights["recurrent_kernel"].T, bias, recurrent_bias
+
+
+def _device(problem: Problem) -> torch.device:
+    """The device, set up: every core, and single precision, as in the other contenders."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda" if problem.device == "gpu" else "cpu")
+
+
+def _trial(run: Callable[[int], None], seconds: float = 0.3) -> float:
+    """Seconds of the fastest step in a short run, after a first step."""
+    run(1)
+    end, fastest = time.perf_counter() + seconds, float("inf")
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        run(1)
+        fastest = min(fastest, time.perf_counter() - start)
+    return fastest
 
 
 def _loaded(network: nn.Module, weights: Arrays) -> nn.Module:

@@ -61,6 +61,7 @@ def make_record():
         return {
             "case": "cnn",
             "shape": shape,
+            "mode": "",
             "parameters": {"batch": 32},
             "contender": contender,
             "device": "cpu",

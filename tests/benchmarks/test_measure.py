@@ -26,6 +26,9 @@ class FakeRemote:
     def close(self):
         self.closed = True
 
+    def loaded(self):
+        pass
+
     def __call__(self, do, **arguments):
         assert not self.closed
         if do == "results":
@@ -33,7 +36,14 @@ class FakeRemote:
         if do == "run":
             seconds = arguments["steps"] * (0.01 if self.peer == "jaxnets" else 0.04)
             return {"seconds": seconds, "cpu_seconds": seconds}
-        return {"versions": {}, "variant": "", "compile_seconds": None, "program_bytes": None, "peak_bytes": 1}
+        return {
+            "versions": {},
+            "variant": "",
+            "differs": "",
+            "compile_seconds": None,
+            "program_bytes": None,
+            "peak_bytes": 1,
+        }
 
 
 @pytest.fixture
@@ -83,7 +93,7 @@ def test_turns_alternate():
         return take
 
     turns = {"a": turn("a", 0.125), "b": turn("b", 2.0)}
-    times, steps = measure.alternate(turns, measure.Protocol(rounds=3, seconds=0.5))
+    times, steps = measure.alternate(turns, rounds=3, seconds=0.5)
     assert "".join(order) == "aaabbb" + "ab" + "ba" + "ab"
     assert times == {"a": [0.125] * 3, "b": [2.0] * 3}
     assert steps == {"a": 4, "b": 1}

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -36,11 +37,45 @@ def test_targets_over_shapes_are_geometric_means(make_record):
     assert report.reached(target, CASES["cnn"], records[:1]) is None
 
 
+def test_targets_for_each_shape_take_the_worst(make_record):
+    target = Target("torch", 0.5, ("batch 32", "batch 128"), each=True)
+    records = [make_record(ratio=0.2), make_record(ratio=0.8, shape="batch 128")]
+    assert report.reached(target, CASES["cnn"], records) == (0.8, False)
+
+
+def test_targets_on_temporaries(make_record):
+    def record(contender, temporaries):
+        return make_record(contender, noisy=True, memory={"program": temporaries and {"temporaries": temporaries}})
+
+    target = Target("flax", 1.1, ("batch 32",), quantity="temporaries")
+    records = [record("jaxnets", 3000), record("flax", 2000), record("torch", None)]
+    assert report.reached(target, CASES["cnn"], records) == (1.5, False)
+    assert report.reached(target, CASES["cnn"], records[:1]) is None
+    assert report.reached(dataclasses.replace(target, peer="torch"), CASES["cnn"], records) is None
+
+
+def test_ratios_over_many_shapes_are_summed_up(make_record, tmp_path):
+    names = [shape.name for shape in CASES["gru"].shapes]
+    records = [
+        make_record(ratio=ratio, shape=name, case="gru", mode="gradient", differs="resets early")
+        for name, ratio in zip(names, (0.25, 1.0, 0.5, 0.5, 0.25, 1.0), strict=True)
+    ]
+    (mean,) = report.means(report.ratios(records))
+    assert (mean.place, mean.spread["median"]) == ("all 6, gradient", pytest.approx(0.5))
+    assert (mean.spread["min"], mean.spread["max"]) == (0.25, 1.0)
+    text = report.table(records)
+    assert "gru: torch resets early" in text
+    assert any(line.split()[-2:] == ["pass", "|"] and "jaxnets / torch" in line for line in text.splitlines())
+    report.plot(records, tmp_path / "gru.png")
+    assert report.means(report.ratios(records[:2])) == []
+
+
 def test_every_target_is_about_something_measured():
     for case in CASES.values():
         ours = {shape.name: shape.ours for shape in case.shapes}
         for target in case.targets:
-            assert target.peer in case.peers
+            assert target.mode in case.modes
+            assert all(target.peer in (*case.peers, *ours[shape]) for shape in target.shapes)
             assert all(target.ours in ours[shape] for shape in target.shapes)
 
 

@@ -11,7 +11,10 @@ from benchmarks.__main__ import main
 
 def test_lists_cases_and_contenders():
     done = subprocess.run([sys.executable, "-m", "benchmarks"], capture_output=True, text=True, check=True)
-    assert all(word in done.stdout for word in ("cnn", "resnet", "batch 128", "PyTorch", "train_on_batch"))
+    assert all(
+        word in done.stdout
+        for word in ("cnn", "resnet", "lstm", "(of recurrent)", "batch 128", "PyTorch", "train_on_batch")
+    )
 
 
 @pytest.mark.parametrize("name", ["jaxnets", "flax", "torch", "keras"])
@@ -60,6 +63,21 @@ def test_results_are_written_and_read_again(tiny_run, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_part_of_a_group_can_be_chosen(monkeypatch, capsys):
+    measured = []
+
+    def note(case, shape, names, protocol):
+        measured.append((case.name, shape.name, *case.modes))
+        return []
+
+    monkeypatch.setattr("benchmarks.__main__.measure", note)
+    arguments = ["run", "recurrent", "lstm", "--shape", "1x1000x128x256,128x28x28x128", "--mode", "gradient", "--json"]
+    assert main(arguments) == 0
+    assert measured == [
+        (cell, shape, "gradient") for cell in ("lstm", "gru", "rnn") for shape in ("1x1000x128x256", "128x28x28x128")
+    ]
+
+
 @pytest.mark.exhaustive
 def test_resnet_agrees(capsys):
     if find_spec("torch") is None:
@@ -74,11 +92,17 @@ def test_resnet_agrees(capsys):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["run", "nope"], "no case 'nope': there are cnn, resnet, or all"),
+        (["run", "nope"], "no case 'nope': there are cnn, resnet, lstm, gru, rnn, recurrent, or all"),
         (["run", "cnn", "--peers", "flax,nope"], "no peer 'nope': there are jaxnets"),
         (["run", "cnn", "--peers", "./nope.py"], "there is no such file"),
         (["run", "cnn", "--shape", "depth=3"], "'depth=3' is not NAME=NUMBER, with a name of batch, size, channels"),
         (["run", "cnn", "--shape", "batch=0"], "'batch=0' is not NAME=NUMBER"),
+        (
+            ["run", "gru", "--shape", "1x2x3x4"],
+            "'1x2x3x4' is not NAME=NUMBER, with a name of batch, time, input, hidden",
+        ),
+        (["run", "recurrent", "--mode", "sideways"], "lstm has no mode 'sideways', there are forward, gradient"),
+        (["run", "cnn", "--mode", "forward"], "cnn has no mode 'forward', it has none"),
         (["run", "cnn", "--rounds", "0"], "must be positive, got 0"),
         (["run", "cnn", "--device", "abacus"], "abacus"),
         (["table", "no_such_folder"], "no_such_folder holds no results"),

@@ -1,7 +1,22 @@
 """Flax Linen modules: they declare parameters, check shapes and call the ops."""
 
 from jaxnets.layers.convolution import Conv, ConvTranspose
+from jaxnets.layers.linear_units import LRU, RGLRU
+from jaxnets.layers.min_recurrent import MinGRU, MinLSTM
 from jaxnets.layers.recurrent import GRU, LSTM, RNN
 from jaxnets.layers.sequence import Bidirectional, Stack, initial_carry
 
-__all__ = ["GRU", "LSTM", "RNN", "Bidirectional", "Conv", "ConvTranspose", "Stack", "initial_carry"]
+__all__ = [
+    "GRU",
+    "LRU",
+    "LSTM",
+    "RGLRU",
+    "RNN",
+    "Bidirectional",
+    "Conv",
+    "ConvTranspose",
+    "MinGRU",
+    "MinLSTM",
+    "Stack",
+    "initial_carry",
+]

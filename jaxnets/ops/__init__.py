@@ -1,6 +1,8 @@
 """Pure functions on arrays: the mathematics of the library, without Flax."""
 
 from jaxnets.ops.convolution import conv, conv_transpose
+from jaxnets.ops.linear_recurrence import linear_recurrence
+from jaxnets.ops.linear_units import LRUCarry, RGLRUCarry, lru, lru_step, rg_lru, rg_lru_step
 from jaxnets.ops.losses import (
     absolute_error,
     binary_cross_entropy,
@@ -20,6 +22,14 @@ from jaxnets.ops.masking import (
     time_mask,
     zero_padding,
 )
+from jaxnets.ops.min_recurrent import (
+    MinGRUCarry,
+    MinLSTMCarry,
+    min_gru,
+    min_gru_step,
+    min_lstm,
+    min_lstm_step,
+)
 from jaxnets.ops.pooling import avg_pool, global_avg_pool, global_max_pool, max_pool
 from jaxnets.ops.recurrent import (
     GRUCarry,
@@ -35,7 +45,11 @@ from jaxnets.ops.recurrent import (
 
 __all__ = [
     "GRUCarry",
+    "LRUCarry",
     "LSTMCarry",
+    "MinGRUCarry",
+    "MinLSTMCarry",
+    "RGLRUCarry",
     "RNNCarry",
     "absolute_error",
     "avg_pool",
@@ -53,11 +67,20 @@ __all__ = [
     "kl_divergence",
     "kl_standard_normal",
     "last_valid",
+    "linear_recurrence",
+    "lru",
+    "lru_step",
     "lstm",
     "lstm_step",
     "masked_mean",
     "max_pool",
+    "min_gru",
+    "min_gru_step",
+    "min_lstm",
+    "min_lstm_step",
     "reverse_sequence",
+    "rg_lru",
+    "rg_lru_step",
     "rnn",
     "rnn_step",
     "squared_error",

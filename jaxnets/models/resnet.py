@@ -146,4 +146,7 @@ def resnet50(
 
 
 def _norm(x: Array, train: bool, name: str, scale: nn.initializers.Initializer = nn.initializers.ones) -> nn.BatchNorm:
-    return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=x.dtype, scale_init=scale, name=name)
+    # The variance of x - mean, rather than of x less mean^2: the gradient then needs x - mean alone, and x is let go.
+    return nn.BatchNorm(
+        not train, momentum=0.9, epsilon=1e-5, use_fast_variance=False, dtype=x.dtype, scale_init=scale, name=name
+    )

@@ -25,10 +25,18 @@ def map_chunks(function: Callable[[Array], Array], x: Array, size: Any) -> Array
     """`function` on chunks of rows, their results concatenated."""
     if size == x.shape[0]:
         return function(x)
-    whole, rest = _cut(x, size)
-    y = lax.map(function, whole)
-    y = y.reshape(-1, *y.shape[2:])
-    return jnp.concatenate([y, function(rest)]) if len(rest) else y
+
+    def chunk(i: Any, y: Array) -> Array:
+        rows = function(lax.dynamic_slice_in_dim(x, i * size, size))
+        return lax.dynamic_update_slice_in_dim(y, rows, i * size, axis=0)
+
+    count = x.shape[0] // size
+    result = jax.eval_shape(function, x)
+    # Every row is written, so what the array holds at first does not matter: but as a value of x it is made just when
+    # it is needed, while zeros would be made once for several loops, early, and copied for each.
+    y = lax.fori_loop(0, count, chunk, jnp.full(result.shape, x.ravel()[0], result.dtype))
+    rest = x[count * size :]
+    return lax.dynamic_update_slice_in_dim(y, function(rest), count * size, axis=0) if len(rest) else y
 
 
 def sum_chunks(function: Callable[[Array, Array], Array], x: Array, g: Array, size: Any) -> Array:

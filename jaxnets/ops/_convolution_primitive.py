@@ -22,6 +22,8 @@ from jaxnets.ops._convolution_geometry import Geometry
 
 Member = Callable[[Geometry, Array, Array], Array]
 
+_FEWEST_TILES = 128  # of Winograd: with fewer, transforming the kernel costs more than the products save
+
 # ---- the three members by XLA's own convolution
 
 
@@ -49,31 +51,19 @@ def _xla_kernel_gradient(geometry: Geometry, x: Array, g: Array) -> Array:
     return jax.linear_transpose(lambda kernel: _xla_output(geometry, x, kernel), kernel)(g)[0]
 
 
-# ---- the three members by matrix products
-
-
-def _winograd_input_gradient(geometry: Geometry, g: Array, kernel: Array) -> Array:
-    # The gradient of a convolution by 1 is the convolution of the gradient with the kernel turned round.
-    backward = geometry._replace(
-        in_spatial=geometry.out_spatial,
-        padding=tuple((2 - low, 2 - high) for low, high in geometry.padding),
-    )
-    return _winograd.winograd(backward, g, kernel[::-1, ::-1].swapaxes(2, 3))
-
-
 _ALGORITHMS: dict[str, tuple[Member, Member, Member]] = {
     "xla": (_xla_output, _xla_input_gradient, _xla_kernel_gradient),
     "im2col": (_im2col.im2col, _im2col.im2col_input_gradient, _im2col.im2col_kernel_gradient),
-    "winograd": (_winograd.winograd, _winograd_input_gradient, _winograd.winograd_kernel_gradient),
+    "winograd": (_winograd.winograd, _winograd.winograd_input_gradient, _winograd.winograd_kernel_gradient),
 }
 
 
-def cpu_algorithm(geometry: Geometry, channels: int, features: int) -> str:
+def cpu_algorithm(geometry: Geometry, batch: Any, channels: int, features: int) -> str:
     """The algorithm that `implementation` stands for on a CPU, by the convolution's size.
 
-    Winograd from 16 channels up, where its transforms are worth their cost; not under padding to one side, which is
-    how a causal convolution comes, since within a tile what is not finite would travel back in time. Otherwise im2col,
-    until the patches of a single image leave the cache.
+    Winograd from 16 channels and 128 tiles up, where the transforms of tiles and kernel are worth their cost; not under
+    padding to one side, which is how a causal convolution comes, since within a tile what is not finite would travel
+    back in time. Otherwise im2col, until the patches of a single image leave the cache.
     """
     if 0 in geometry.out_spatial or not geometry.is_concrete:
         return "xla"
@@ -82,7 +72,10 @@ def cpu_algorithm(geometry: Geometry, channels: int, features: int) -> str:
     if geometry.groups > 1:
         return "xla"
     centred = all(low == high for low, high in geometry.padding)
-    if _winograd.fits(geometry) and centred and min(channels, features) >= 16 and geometry.precision is None:
+    large = (
+        min(channels, features) >= 16 and isinstance(batch, int) and _winograd.tiles(geometry, batch) >= _FEWEST_TILES
+    )
+    if _winograd.fits(geometry) and large and centred and geometry.precision is None:
         return "winograd"
     return "im2col" if _im2col.row_bytes(geometry, channels) <= 16 << 20 else "xla"
 
@@ -135,8 +128,8 @@ def _varying_alike(a: Array, b: Array) -> tuple[Array, Array]:
 
 def _register(primitive: Primitive, member: int, shape: Callable[[Geometry, Any, Any], tuple[Any, ...]]) -> None:
     def on_cpu(a: Array, b: Array, *, geometry: Geometry) -> Array:
-        by_kernel = _channels(primitive, geometry, a, b)
-        return _ALGORITHMS[cpu_algorithm(geometry, *by_kernel)][member](geometry, a, b)
+        algorithm = cpu_algorithm(geometry, a.shape[0], *_channels(primitive, geometry, a, b))
+        return _ALGORITHMS[algorithm][member](geometry, a, b)
 
     def elsewhere(a: Array, b: Array, *, geometry: Geometry) -> Array:
         members = _ALGORITHMS["xla" if geometry.implementation == "auto" else geometry.implementation]

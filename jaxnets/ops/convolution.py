@@ -153,8 +153,8 @@ def _check_implementation(op: str, geometry: Geometry) -> None:
         raise ValueError(f"{op}: implementation is {name!r} but wants one of {', '.join(get_args(Implementation))}")
     if name == "winograd" and not _winograd.fits(geometry):
         raise ValueError(
-            f"{op}: implementation 'winograd' wants a 3x3 window, strides, dilation and groups of 1 and padding of at "
-            f"most 2, but got window {geometry.window}, strides {geometry.strides}, dilation {geometry.dilation}, "
+            f"{op}: implementation 'winograd' wants a 3x3 window, strides, dilation and groups of 1 and no negative "
+            f"padding, but got window {geometry.window}, strides {geometry.strides}, dilation {geometry.dilation}, "
             f"groups {geometry.groups}, padding {geometry.padding}"
         )
     if name == "im2col" and geometry.groups > 1:

@@ -303,7 +303,6 @@ def test_errors_name_op_argument_and_what_came(op, arguments, settings, message,
         ((X, K[:, :, :2, :5]), {"groups": 2}, "x .*kernel.* of 2 groups, .* 5 features must divide"),
         ((X, K), {"implementation": "fast"}, "implementation.*'fast'.*im2col"),
         ((X, K), {"implementation": "winograd", "strides": 2}, r"implementation.*strides.*\(2, 2\)"),
-        ((X, K), {"implementation": "winograd", "padding": 3}, r"implementation.*padding \(\(3, 3\), \(3, 3\)\)"),
         ((X, K[:, :, :2]), {"implementation": "im2col", "groups": 2}, "implementation.*im2col.*groups.* 2"),
     ],
 )

@@ -10,6 +10,7 @@ from jax import export
 from jax.sharding import PartitionSpec
 
 from jaxnets import ops
+from jaxnets.ops import _chunks, _convolution_primitive
 from jaxnets.ops._convolution_primitive import cpu_algorithm
 from tests.reference import convolution as reference
 from tests.reference.tolerance import tolerance
@@ -22,17 +23,21 @@ def draw(seed, *shapes, dtype=np.float32):
 
 def algorithm_of(monkeypatch, call):
     """The algorithms that the lowering of a call chooses on a CPU."""
-    from jaxnets.ops import _convolution_primitive as primitive
-
     chosen = []
-    monkeypatch.setattr(primitive, "cpu_algorithm", lambda *a: chosen.append(cpu_algorithm(*a)) or chosen[-1])
+
+    def record(*size):
+        chosen.append(cpu_algorithm(*size))
+        return chosen[-1]
+
+    monkeypatch.setattr(_convolution_primitive, "cpu_algorithm", record)
     jax.clear_caches()
     jax.block_until_ready(call())
     return chosen
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID", 2])
+@pytest.mark.parametrize("padding", ["SAME", "VALID", 2, 3])
 def test_auto_takes_winograd_and_matches_the_loop(padding, monkeypatch):
+    monkeypatch.setattr(_convolution_primitive, "_FEWEST_TILES", 1)
     x, kernel = draw(0, (2, 6, 7, 16), (3, 3, 16, 17))
     conv = reference.Conv(x.shape, kernel.shape, padding=padding)
     (dy,) = draw(1, conv.y_shape)
@@ -56,8 +61,16 @@ def test_winograd_rounds_as_little_as_it_says(seed, x64):
     assert np.abs(got - want).max() <= tolerance(np.float32)["rtol"] * np.abs(want).max()
 
 
+def test_auto_takes_winograd_by_the_number_of_tiles(monkeypatch):
+    x, kernel = draw(0, (32, 8, 8, 16), (3, 3, 16, 16))
+    assert algorithm_of(monkeypatch, lambda: ops.conv(x, kernel)) == ["winograd"]
+    assert algorithm_of(monkeypatch, lambda: ops.conv(x[1:], kernel)) == ["im2col"]
+
+
 def test_auto_keeps_from_winograd_where_it_would_hurt(monkeypatch):
+    monkeypatch.setattr(_convolution_primitive, "_FEWEST_TILES", 1)
     x, kernel = draw(0, (1, 8, 8, 16), (3, 3, 16, 16))
+    assert algorithm_of(monkeypatch, lambda: ops.conv(x, kernel)) == ["winograd"]
     assert algorithm_of(monkeypatch, lambda: ops.conv(x, kernel, padding="CAUSAL")) == ["im2col"]
     assert algorithm_of(monkeypatch, lambda: ops.conv(x, kernel, precision="highest")) == ["im2col"]
     with jax.default_matmul_precision("highest"):
@@ -82,8 +95,6 @@ def test_transposed_with_wide_padding():
 
 @pytest.mark.parametrize("rows", [1, 3, 5])
 def test_chunks_that_do_not_divide_the_batch(rows, monkeypatch):
-    from jaxnets.ops import _chunks
-
     x, kernel, dy = draw(0, (5, 4, 4, 3), (3, 3, 3, 2), (5, 4, 4, 2))
     op = functools.partial(ops.conv, implementation="im2col")
     want = jax.vjp(op, x, kernel)[1](dy)

@@ -50,7 +50,7 @@ def measure(case: Case, shape: Shape, names: Sequence[str], protocol: Protocol) 
       ContenderError: If the first of ours fails.
     """
     ours = [name for name in shape.ours if protocol.device in peers.find(name).devices]
-    hardware = machine.hardware(protocol.device)
+    load, hardware = os.getloadavg()[0], machine.hardware(protocol.device)
     if case.flops is not None:
         hardware["matmul_flops"] = matmul_flops(protocol.device)
     common = {
@@ -59,7 +59,7 @@ def measure(case: Case, shape: Shape, names: Sequence[str], protocol: Protocol) 
         "parameters": dict(shape.parameters),
         "device": protocol.device,
         "hardware": hardware,
-        "load": os.getloadavg()[0],
+        "load": load,
     }
     records: list[Record] = []
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:

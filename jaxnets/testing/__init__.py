@@ -43,6 +43,7 @@ jaxnets.testing.LawError: Forgetful breaks chunks
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import flax.errors
 import flax.linen as nn
 import jax
 
@@ -129,20 +130,23 @@ def check_sequence_layer(
     if unknown := set(laws) - set(LAWS):
         raise ValueError(f"check_sequence_layer: laws has {sorted(unknown)}; the laws are {LAWS}")
     with jax.default_matmul_precision("highest"):
-        subject = Subject(
-            layer,
-            spec,
-            key=key,
-            variables=variables,
-            tolerance=tolerance,
-            bfloat16_tolerance=bfloat16_tolerance,
-            carry=carry,
-            starts=starts,
-            vocabulary=vocabulary,
-            block=block,
-            initial_carry=initial_carry,
-            compiler_options=compiler_options,
-        )
+        try:
+            subject = Subject(
+                layer,
+                spec,
+                key=key,
+                variables=variables,
+                tolerance=tolerance,
+                bfloat16_tolerance=bfloat16_tolerance,
+                carry=carry,
+                starts=starts,
+                vocabulary=vocabulary,
+                block=block,
+                initial_carry=initial_carry,
+                compiler_options=compiler_options,
+            )
+        except flax.errors.InvalidRngError as error:
+            raise LawError(layer, (Finding("export", "train=False without a key", "", f"raised {error}"),)) from error
         findings: list[Finding] = []
         cause: Exception | None = None
         for law in laws:

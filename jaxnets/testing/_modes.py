@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.testing._findings import Difference, differences, name
-from jaxnets.testing._subject import Subject, draw, inexact, widen
+from jaxnets.testing._subject import Subject, differentiable, draw, inexact, widen
 from jaxnets.testing._time import Found, labelled
 
 
@@ -57,7 +57,7 @@ class _Lines:
             leaves[n] = leaves[n] + jnp.asarray(a, direction.dtype) * direction
         given = jax.tree.unflatten(self._structure, leaves)
         y, carry = self._s.apply(given["params"], self._s.inputs._replace(x=given["x"], carry=given["carry"]))
-        return jax.tree.map(lambda leaf: leaf if inexact(leaf) else None, {"y": y, "carry": carry})
+        return differentiable({"y": y, "carry": carry})
 
     def loss(self, along: Any) -> Any:
         """A number that is curved in every output."""
@@ -116,7 +116,8 @@ def _small_steps(s: Subject, lines: _Lines, forward: Any, hessian: np.ndarray) -
     for k, line in enumerate(lines.names):
         got = jax.tree.map(lambda leaf, k=k: widen(leaf[..., k]), forward)
         want = jax.tree.map(lambda leaf, k=k: widen(leaf[k]), slopes)
-        yield from labelled(f"jax.jvp against small steps of {line}", differences(got, want, s.tolerance))
+        found = (d._replace(leaf=f"gradient {line} of {d.leaf}") for d in differences(got, want, s.tolerance))
+        yield from labelled("jax.jvp against small steps", found)
     slopes = (gradients[:half] - gradients[half:]) / (2 * step)
     got, want = lines.rows(widen(hessian)), lines.rows(slopes)
     yield from labelled("jax.hessian against small steps", differences(got, want, 10 * s.tolerance))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.testing._findings import Difference, differences, name
-from jaxnets.testing._subject import Subject, inexact, widen
+from jaxnets.testing._subject import Subject, differentiable, inexact, widen
 from jaxnets.testing._time import Found, labelled
 
 
@@ -62,7 +62,7 @@ def _narrowed(s: Subject) -> Iterator[Difference]:
     shapes = jax.eval_shape(other.apply, params, inputs)
     if shapes[0].dtype != np.float64:
         return  # The layer's own dtype, or already found.
-    weights = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype) if inexact(leaf) else None, shapes)
+    weights = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), differentiable(shapes))
     seen = set()
     for jaxpr, result in (
         (jax.make_jaxpr(other.apply)(params, inputs), "y"),

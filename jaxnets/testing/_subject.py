@@ -31,6 +31,7 @@ class Subject:
       tail: A further block of every row, to see what a carry leads to.
       block: Steps that the layer takes at a time.
       blocks: Number of them in x.
+      reverse: Whether the layer runs from the last step to the first: it is what its attribute `reverse` says.
       batch_axes: For each leaf of the carry its axis of rows, None where it has none.
     """
 
@@ -54,6 +55,7 @@ class Subject:
         self.layer, self.spec, self.block, self.vocabulary = layer, spec, block, vocabulary
         self.tolerance, self.bfloat16_tolerance = tolerance, bfloat16_tolerance
         self.has_carry, self.has_starts, self._initial_carry = carry, starts, initial_carry
+        self.reverse = bool(getattr(layer, "reverse", False))
         _check(spec, block, vocabulary)
         self.rows, self.time = spec.shape[:2]
         self.jit = functools.partial(
@@ -98,16 +100,15 @@ class Subject:
 
     def derive(self, params: Any, inputs: Inputs, weights: Any, wrap: Callable[..., Any] = lambda f: f) -> Any:
         """y, the carry, and the gradients of sum(weights * outputs) with respect to parameters, x and carry."""
+        given = (params, inputs.x, inputs.carry)
 
-        def call(params: Any, x: Any, carry: Any) -> Any:
-            return self.apply(params, inputs._replace(x=x, carry=carry))
+        def call(floats: Any) -> Any:
+            params, x, carry = jax.tree.map(lambda a, b: b if a is None else a, floats, given, is_leaf=_missing)
+            outputs = self.apply(params, inputs._replace(x=x, carry=carry))
+            return differentiable(outputs), outputs
 
-        (y, carry), pull = jax.vjp(wrap(call), params, inputs.x, inputs.carry)
-        # An integer output has a cotangent of JAX's type without bits, an integer input such a gradient: left out here.
-        seeds = jax.tree.map(
-            lambda out, w: w if inexact(out) else np.zeros(jnp.shape(out), jax.dtypes.float0), (y, carry), weights
-        )
-        gradients = jax.tree.map(lambda g: None if g.dtype == jax.dtypes.float0 else g, pull(seeds))
+        _, pull, (y, carry) = jax.vjp(wrap(call), differentiable(given), has_aux=True)
+        (gradients,) = pull(weights)
         return {"y": y, "carry": carry, "gradient": dict(zip(("params", "x", "carry"), gradients, strict=True))}
 
     def run(self, inputs: Inputs, weights: Any = None) -> Any:
@@ -132,7 +133,7 @@ class Subject:
             out = self.run(given[-1])
             carry = out["carry"]
             ys.append(out["y"])
-        back = jax.tree.map(lambda leaf: np.zeros_like(leaf), carry) if final is None else final
+        back = differentiable(jax.tree.map(np.zeros_like, carry)) if final is None else final
         total, xs = None, []
         for part, weight in zip(reversed(given), reversed(weights), strict=True):
             gradient = self.run(part, (weight, back))["gradient"]
@@ -173,6 +174,8 @@ class Subject:
 
     def row(self, tree: Any, row: int) -> Any:
         """One row of a carry, still with its axis."""
+        if tree is None:
+            return None
         leaves, structure = jax.tree.flatten(tree, is_leaf=_missing)
         taken = [
             leaf if leaf is None or axis is None else np.take(leaf, [row], axis)
@@ -182,6 +185,8 @@ class Subject:
 
     def join(self, rows: Sequence[Any]) -> Any:
         """Rows of a carry put together again."""
+        if rows[0] is None:
+            return None
         structure = jax.tree.structure(rows[0], is_leaf=_missing)
         columns = zip(*(jax.tree.leaves(row, is_leaf=_missing) for row in rows), strict=True)
         joined = [
@@ -250,6 +255,11 @@ def _missing(leaf: Any) -> bool:
     return leaf is None
 
 
+def differentiable(tree: Any) -> Any:
+    """A tree without its integers."""
+    return jax.tree.map(lambda leaf: leaf if inexact(leaf) else None, tree)
+
+
 def draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Normal numbers, complex where the type is."""
     numbers = rng.normal(size=shape)
@@ -270,7 +280,7 @@ def _check(spec: jax.ShapeDtypeStruct, block: int, vocabulary: int | None) -> No
     if len(spec.shape) < 2 or spec.shape[0] < 1 or spec.shape[1] % block or spec.shape[1] < 4 * block:
         raise ValueError(
             f"check_sequence_layer: spec must be [B, T, ...] with T a multiple of block={block}, at least four; it is "
-            f" {spec.shape}"
+            f"{spec.shape}"
         )
     if tokens != (vocabulary is not None):
         raise ValueError(f"check_sequence_layer: vocabulary={vocabulary} does not go with x of type {spec.dtype}")

@@ -23,14 +23,14 @@ def chunks(s: Subject) -> Found:
             yield "carry=False", Difference("carry", "is not (): the layer returns a carry")
         return
     n = s.blocks
-    for turn in range(4):
-        inputs = s.inputs
-        if s.has_starts:
-            # A sequence begins where a chunk does, a block before, at both ends, and nowhere.
-            where: tuple[list[int], ...] = ([n - 2], [n - 3], [0, n - 1], [])
-            inputs = inputs._replace(starts=_starts(s, [where[(row + turn) % 4] for row in range(s.rows)]))
-        for sizes in ([1] * n, [0, n - 2, 1, 0, 1]):
-            yield from _in_chunks(s, inputs, sizes)
+    for turn, sizes in itertools.product(range(4), ([1] * n, [0, n - 2, 1, 0, 1])):
+        # A sequence begins where a chunk does, a block before, at both ends, and nowhere.
+        where: list[list[int]] = [[n - 2], [n - 3], [0, n - 1], []]
+        if s.reverse:
+            # Backwards a sequence ends where the next one starts, which a chunk that ends there cannot know.
+            where = [[], [], [], []] if sizes[0] else [[1], [], [1], []]
+        starts = _starts(s, [where[(row + turn) % 4] for row in range(s.rows)])
+        yield from _in_chunks(s, s.inputs._replace(starts=starts), sizes)
     yield from _in_chunks(s, s.inputs._replace(carry=s.fresh()), [0, n - 2, 1, 0, 1])
 
 
@@ -41,9 +41,10 @@ def _in_chunks(s: Subject, inputs: Inputs, sizes: list[int]) -> Found:
     outputs = s.output_lengths(np.array(cuts, np.int32))
     parts = [cut(inputs, begin, end) for begin, end in itertools.pairwise(cuts)]
     pieces = [weights[:, begin:end] for begin, end in itertools.pairwise(outputs)]
-    got = s.chain(parts, pieces, final)
-    got["y"] = np.concatenate(got["y"], 1)
-    xs = got["gradient"]["x"]
+    order = slice(None, None, -1 if s.reverse else 1)
+    got = s.chain(parts[order], pieces[order], final)
+    got["y"] = np.concatenate(got["y"][order], 1)
+    xs = got["gradient"]["x"][order]
     got["gradient"]["x"] = None if xs[0] is None else np.concatenate(xs, 1)
     begin = "" if inputs.carry is not None else ", carry=None"
     case = f"chunks of {[size * s.block for size in sizes]}{begin}"
@@ -139,8 +140,7 @@ def packing(s: Subject) -> Found:
 
 
 def _packed(s: Subject, inputs: Inputs) -> Iterator[Difference]:
-    # The tail shows whether the carry is that of the last sequence: two caches may hold the same in other places.
-    parts = [inputs, s.tail] if s.has_carry else [inputs]
+    parts = [inputs, s.tail] if _goes_on(s) else [inputs]
     weights = [s.weights(part._replace(carry=inputs.carry))[0] for part in parts]
     packed = s.chain(parts, weights, None)
     del packed["carry"]
@@ -150,13 +150,25 @@ def _packed(s: Subject, inputs: Inputs) -> Iterator[Difference]:
     yield from differences(packed, apart, s.tolerance)
 
 
+def _goes_on(s: Subject) -> bool:
+    # What follows shows whether the carry is that of the last sequence: two caches may hold the same in other places.
+    # Backwards, what follows comes before the first start, and so is another sequence.
+    return s.has_carry and not s.reverse
+
+
 def _groups(s: Subject, inputs: Inputs) -> Iterator[tuple[bool, dict[int, tuple[int, int]]]]:
     """Yields sequences to run together, from the carry given or from none: for each row at most one (begin, end)."""
     rows = []
     for starts, length in zip(inputs.starts, inputs.lengths, strict=True):
         edges = [0, *(int(t) for t in np.flatnonzero(starts) if 0 < t < length), int(length)]
         rows.append(list(itertools.pairwise(edges)))
-    going_on = {row: rows[row].pop(0) for row in range(s.rows) if s.has_carry and not inputs.starts[row, 0]}
+    going_on = {}
+    if s.has_carry:
+        going_on = {
+            row: spans.pop(-1 if s.reverse else 0)
+            for row, spans in enumerate(rows)
+            if s.reverse or not inputs.starts[row, 0]
+        }
     if going_on:
         yield True, going_on
     while any(rows):
@@ -177,7 +189,7 @@ def _run_apart(
         weight[row, : stop - first] = weights[0][row, first:stop]
     carry = inputs.carry if going_on else s.fresh()
     parts, seeds = [Inputs(x, lengths, s.none(inputs.starts), carry)], [weight]
-    if s.has_carry:
+    if _goes_on(s):
         parts.append(s.tail._replace(lengths=np.where(last, s.tail.lengths, 0).astype(np.int32)))
         seeds.append(_fill(weights[1], np.broadcast_to(last[:, None], weights[1].shape[:2]), 0))
     got = s.chain(parts, seeds, None)
@@ -188,7 +200,7 @@ def _run_apart(
         apart["y"][0][row, first:stop] = got["y"][0][row, : stop - first]
         if total["x"][0] is not None:
             total["x"][0][row, begin:end] = gradient["x"][0][row, : end - begin]
-        if last[row] and s.has_carry:
+        if last[row] and _goes_on(s):
             apart["y"][1][row] = got["y"][1][row]
             if total["x"][1] is not None:
                 total["x"][1][row] = gradient["x"][1][row]

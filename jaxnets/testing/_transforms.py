@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.testing._findings import differences
-from jaxnets.testing._subject import Inputs, Subject, inexact
+from jaxnets.testing._subject import Inputs, Subject, differentiable, inexact
 from jaxnets.testing._time import Found, cut, labelled
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
@@ -66,8 +66,7 @@ def export(s: Subject) -> Found:
     fresh = inputs._replace(carry=None)
     if not s.has_capacity:
         _exported(s.apply, (params, fresh))
-    weights = jax.eval_shape(s.apply, params, inputs)
-    weights = jax.tree.map(lambda leaf: leaf if inexact(leaf) else None, weights)
+    weights = differentiable(jax.eval_shape(s.apply, params, inputs))
     exported = _exported(s.derive, (params, inputs, weights))
 
     # Sizes that the program has never seen.

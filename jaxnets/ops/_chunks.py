@@ -8,17 +8,22 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-# Of temporaries: about a third of a server core complex's last-level cache. Writing more to memory and reading it back
-# costs more than the arithmetic between.
-_CHUNK_BYTES = 10 << 20
+# Of temporaries: well inside a server core complex's last-level cache. Writing more to memory and reading it back costs
+# more than the arithmetic between.
+_CHUNK_BYTES = 6 << 20
 
 
 def chunk_rows(batch: Any, bytes_per_row: int) -> Any:
-    """How many rows to take at once, in chunks as equal as can be: all of them where the batch is symbolic."""
+    """How many rows to take at once, all of them where the batch is symbolic.
+
+    The chunks are as equal as can be, and up to twice as many as need be where that leaves no rest: a rest is compiled
+    once more.
+    """
     if not isinstance(batch, int) or batch == 0:
         return batch
-    count = -(-batch // max(1, _CHUNK_BYTES // max(1, bytes_per_row)))
-    return -(-batch // min(count, batch))
+    fewest = min(batch, -(-batch // max(1, _CHUNK_BYTES // max(1, bytes_per_row))))
+    count = next((n for n in range(fewest, min(2 * fewest, batch + 1)) if batch % n == 0), fewest)
+    return -(-batch // count)
 
 
 def map_chunks(function: Callable[[Array], Array], x: Array, size: Any) -> Array:

@@ -136,6 +136,10 @@ def _windows(x: Array, axis: int, size: int, stride: int, pad: tuple[int, int], 
     if isinstance(x.shape[axis], int) and x.shape[axis] < size:
         return [lax.slice_in_dim(x, 0, 0, axis=axis)] * size
     count = (x.shape[axis] - size) // stride + 1
+    if size == stride:  # windows side by side: a split, whose transpose is one concatenation
+        tiles = lax.slice_in_dim(x, 0, count * size, axis=axis)
+        tiles = tiles.reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :])
+        return [jnp.squeeze(tile, axis + 1) for tile in jnp.split(tiles, size, axis + 1)]
     return [lax.slice_in_dim(x, i, i + (count - 1) * stride + 1, stride, axis) for i in range(size)]
 
 

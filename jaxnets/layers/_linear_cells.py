@@ -61,7 +61,7 @@ def gates(layer: Any, x: Array, gates: int, offsets: tuple[float, ...] | None = 
     return jnp.asarray(x, dtype), cast(made, dtype)
 
 
-def cast(params: Mapping[str, Array], dtype: Any) -> dict[str, Array]:
+def cast(params: Mapping[str, Any], dtype: Any) -> dict[str, Array]:
     return {name: jnp.asarray(param, dtype) for name, param in params.items()}
 
 

@@ -8,7 +8,7 @@ of a solver, and the reverse mode keeps a and h alone.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jax import lax
@@ -16,7 +16,11 @@ from jaxtyping import Array, Bool, Inexact
 
 Implementation = Literal["auto", "sequential", "associative"]
 
-# Below it the scan's passes, about 2 log2(T) of some kernels each, outnumber the steps; chosen, not measured.
+# On a CPU "auto" is sequential at every length: float32 value and gradient took the loop 5.1 ms, the scan at least 30 at
+# [B, T, N] = [32, 256, 256], 0.9 and 2.3 at [8, 1024, 64], 0.19 and 0.32 at [1, 4096, 16], 0.73 and 1.4 at
+# [1, 65536, 4] (2 cores of an x86 server, JAX 0.10.2; complex64 alike). Unrolled by 8 or 16 the loop is 2 to 8 times
+# slower. Elsewhere a step is a kernel or more, and up to this many steps are no more of them than the scan's passes
+# make, a few for each of 2 log2(T): a count, not a measurement.
 SHORTEST_ASSOCIATIVE = 32
 
 
@@ -50,7 +54,7 @@ def affine_scan(
     return lax.custom_linear_solve(residual, b, solve, solve_transposed)
 
 
-def _runner(implementation: Implementation, steps: int) -> Callable[..., Array]:
+def _runner(implementation: Implementation, steps: Any) -> Callable[..., Array]:
     """What solves the system: fixed here, or at lowering by the platform."""
     if implementation != "auto":
         return {"sequential": _sequential, "associative": _associative}[implementation]

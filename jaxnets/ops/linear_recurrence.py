@@ -1,6 +1,6 @@
 """The elementwise linear recurrence h_t = a_t * h_{t-1} + b_t, which can run in parallel over time."""
 
-from typing import get_args
+from typing import Any, get_args
 
 import jax.numpy as jnp
 from jax import lax
@@ -81,7 +81,7 @@ def linear_recurrence(
     return zero_padding(h, lengths).astype(dtype), h[:, 0] if reverse else h[:, -1]
 
 
-def check_implementation(op: str, implementation: str, steps: int) -> None:
+def check_implementation(op: str, implementation: str, steps: Any) -> None:
     """Checks the name, and that the number of steps is known where it has to be."""
     if implementation not in get_args(Implementation):
         raise ValueError(

@@ -64,6 +64,16 @@ PEERS: dict[str, Peer] = {
     "jaxnets_lengths": Peer(
         "the same with lengths given", "benchmarks.peers.jaxnets", _OURS, options={"lengths": True}, beside="jaxnets"
     ),
+    **{
+        f"jaxnets_{name}": Peer(
+            f"the same with implementation={name!r}",
+            "benchmarks.peers.jaxnets",
+            _OURS,
+            options={"implementation": name},
+            beside="jaxnets",
+        )
+        for name in ("xla", "im2col", "winograd")
+    },
     "flax": Peer("Flax Linen and Optax, jitted step", "benchmarks.peers.flax", ("flax", *_JAX)),
     "nnx": Peer("Flax NNX, split and jitted", "benchmarks.peers.nnx", ("flax", *_JAX)),
     "haiku": Peer("Haiku, jitted", "benchmarks.peers.haiku", ("haiku", "jax", "jaxlib", "numpy")),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.case import Contender, Problem
-from benchmarks.peers.recurrence import CompiledRecurrence
+from benchmarks.peers.layer import CompiledLayer
 
 
 class _Tanh(eqx.Module):
@@ -53,4 +53,4 @@ def recurrent(problem: Problem) -> Contender:
         return y, dict(zip("hc", state, strict=True)) if problem.case == "lstm" else {"h": state}
 
     variant = "a tanh cell of our own" if problem.case == "rnn" else ""
-    return CompiledRecurrence(problem, convert, jax.vmap(sequence, in_axes=(None, 0)), variant=variant)
+    return CompiledLayer(problem, convert, jax.vmap(sequence, in_axes=(None, 0)), variant=variant)

@@ -11,7 +11,7 @@ import optax
 
 from benchmarks.case import Contender, Problem
 from benchmarks.peers.compiled import CompiledStep, nested
-from benchmarks.peers.recurrence import CompiledRecurrence
+from benchmarks.peers.layer import CompiledLayer
 
 
 class _SmallCNN(nn.Module):
@@ -76,7 +76,7 @@ def recurrent(problem: Problem) -> Contender:
         carry, y = layer.apply({"params": {"cell": params}}, x)
         return y, dict(zip("ch", carry, strict=True)) if problem.case == "lstm" else {"h": carry}
 
-    return CompiledRecurrence(problem, convert, apply)
+    return CompiledLayer(problem, convert, apply)
 
 
 def _lstm(weights: Mapping[str, Any]) -> Any:

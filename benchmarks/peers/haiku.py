@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.case import Contender, Problem
-from benchmarks.peers.recurrence import CompiledRecurrence
+from benchmarks.peers.layer import CompiledLayer
 
 
 class _Tanh(hk.RNNCore):
@@ -67,7 +67,7 @@ def recurrent(problem: Problem) -> Contender:
         return y, {"h": state.hidden, "c": state.cell} if problem.case == "lstm" else {"h": state}
 
     if problem.case == "gru":
-        return CompiledRecurrence(
+        return CompiledLayer(
             problem,
             convert,
             apply,
@@ -77,4 +77,4 @@ def recurrent(problem: Problem) -> Contender:
             leaves_out=("recurrent_kernel", "recurrent_bias"),
         )
     variant = "a tanh core of our own" if problem.case == "rnn" else ""
-    return CompiledRecurrence(problem, convert, apply, time_major=True, variant=variant)
+    return CompiledLayer(problem, convert, apply, time_major=True, variant=variant)

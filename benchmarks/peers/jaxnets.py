@@ -11,11 +11,12 @@ import optax
 import jaxnets as jn
 from benchmarks.case import Arrays, Contender, Problem
 from benchmarks.peers.compiled import CompiledStep, flattened, nested
-from benchmarks.peers.recurrence import CompiledRecurrence
+from benchmarks.peers.layer import CompiledLayer
 
 _MODELS: dict[str, Callable[[Mapping[str, int]], Any]] = {
     "cnn": lambda parameters: jn.models.SmallCNN(),
     "resnet": lambda parameters: jn.models.ResNet(blocks=(parameters["blocks"],) * 4, width=parameters["width"]),
+    "convolution": lambda parameters: jn.layers.Conv(parameters["features"], 3),
     "lstm": lambda parameters: jn.layers.LSTM(parameters["hidden"]),
     "gru": lambda parameters: jn.layers.GRU(parameters["hidden"]),
     "rnn": lambda parameters: jn.layers.RNN(parameters["hidden"]),
@@ -58,6 +59,12 @@ def resnet(problem: Problem) -> Contender:
     return _training(problem, optax.sgd(0.01, momentum=0.9))
 
 
+def convolution(problem: Problem) -> Contender:
+    """The layer by one of its implementations."""
+    layer = _MODELS[problem.case](problem.parameters).copy(**problem.options)
+    return CompiledLayer(problem, nested, lambda params, x: (layer.apply({"params": params}, x), {}))
+
+
 def recurrent(problem: Problem) -> Contender:
     """The layer as it is, or with lengths."""
     if problem.options.get("tuned"):
@@ -69,7 +76,7 @@ def recurrent(problem: Problem) -> Contender:
         return y, carry._asdict()
 
     lengths = [problem.batch["lengths"]] if problem.options.get("lengths") else []
-    return CompiledRecurrence(problem, nested, apply, *lengths)
+    return CompiledLayer(problem, nested, apply, *lengths)
 
 
 def _training(problem: Problem, optimizer: optax.GradientTransformation) -> Contender:

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from benchmarks.case import Arrays, Contender, Problem
-from benchmarks.peers.recurrence import CompiledRecurrence
+from benchmarks.peers.layer import CompiledLayer
 
 
 def cnn(problem: Problem) -> Contender:
@@ -54,7 +54,7 @@ def recurrent(problem: Problem) -> Contender:
         (y, *states), _ = layer.stateless_call(params, fixed, x)
         return y, dict(zip("hc", states, strict=False))
 
-    return CompiledRecurrence(problem, convert, apply, variant="stateless_call")
+    return CompiledLayer(problem, convert, apply, variant="stateless_call")
 
 
 def _gru(weights: Mapping[str, Any]) -> list[Any]:

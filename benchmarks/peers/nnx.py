@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from benchmarks.case import Contender, Problem
-from benchmarks.peers.recurrence import CompiledRecurrence
+from benchmarks.peers.layer import CompiledLayer
 
 _CELLS = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell, "rnn": nnx.SimpleCell}
 
@@ -32,6 +32,6 @@ def recurrent(problem: Problem) -> Contender:
         return y, dict(zip("ch", carry, strict=True)) if problem.case == "lstm" else {"h": carry}
 
     if problem.case != "gru":
-        return CompiledRecurrence(problem, convert, apply)
+        return CompiledLayer(problem, convert, apply)
     differs = "has no recurrent bias: compared with that at zero, without its gradient"
-    return CompiledRecurrence(problem, convert, apply, differs=differs, leaves_out=("recurrent_bias",))
+    return CompiledLayer(problem, convert, apply, differs=differs, leaves_out=("recurrent_bias",))

@@ -43,6 +43,11 @@ def resnet(problem: Problem) -> Contender:
     return _EagerStep(problem, lambda: _ResNet(*sizes), problem.weights, torch.optim.SGD, lr=0.01, momentum=0.9)
 
 
+def convolution(problem: Problem) -> Contender:
+    """The layer, in either memory layout."""
+    return _EagerConvolution(problem)
+
+
 def recurrent(problem: Problem) -> Contender:
     """The layer, batch first or time first, whichever is faster."""
     return _EagerRecurrence(problem)
@@ -127,6 +132,50 @@ class _EagerStep:
         loss.backward()
         self._optimizer.step()
         return loss
+
+
+class _EagerConvolution:
+    compile_seconds = None
+    program_bytes = None
+
+    def __init__(self, problem: Problem):
+        device, parameters = _device(problem), problem.parameters
+        x = torch.from_numpy(problem.batch["x"]).permute(0, 3, 1, 2).to(device)
+        self._forward = problem.mode == "forward"
+
+        def build(layout: str) -> None:
+            form = getattr(torch, f"{layout}_format" if layout == "contiguous" else layout)
+            conv = nn.Conv2d(parameters["channels"], parameters["features"], 3, padding=1)
+            self._layer = _loaded(nn.Sequential(OrderedDict(conv=conv)), _placed(problem.weights, "conv"))
+            self._layer = self._layer.to(device).to(memory_format=form)  # type: ignore[call-overload]
+            self._x = x.contiguous(memory_format=form).detach().requires_grad_(not self._forward)
+
+        seconds = {}
+        for layout in ("contiguous", "channels_last"):
+            build(layout)
+            seconds[layout] = _trial(self.run)
+        self.variant = min(seconds, key=seconds.__getitem__)
+        build(self.variant)
+
+    def results(self) -> Arrays:
+        if self._forward:
+            return {"y": self._step().permute(0, 2, 3, 1).cpu().numpy()}
+        loss, (x, kernel, bias) = self._step()
+        found = {"loss": loss.detach(), "x": x.permute(0, 2, 3, 1), "kernel": kernel.permute(2, 3, 1, 0), "bias": bias}
+        return {name: value.cpu().numpy() for name, value in found.items()}
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self._step()
+            if self._x.is_cuda:
+                torch.cuda.synchronize()
+
+    def _step(self) -> Any:
+        if self._forward:
+            with torch.no_grad():
+                return self._layer(self._x)
+        loss = self._layer(self._x).square().sum() / 2
+        return loss, torch.autograd.grad(loss, [self._x, *self._layer.parameters()])
 
 
 class _EagerRecurrence:
@@ -218,6 +267,10 @@ def _trial(run: Callable[[int], None], seconds: float = 0.3) -> float:
         run(1)
         fastest = min(fastest, time.perf_counter() - start)
     return fastest
+
+
+def _placed(weights: Arrays, place: str) -> Arrays:
+    return {f"{place}/{name}": value for name, value in weights.items()}
 
 
 def _loaded(network: nn.Module, weights: Arrays) -> nn.Module:

@@ -1,4 +1,4 @@
-"""A recurrent layer compiled by JAX: what the peers written in JAX share."""
+"""One layer compiled by JAX, or its gradient: what the peers written in JAX share."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from benchmarks.case import Arrays, Problem
 from benchmarks.peers.compiled import program_bytes
 
 
-class CompiledRecurrence:
+class CompiledLayer:
     """A contender around `apply(params, x, *others) -> (y, states)`: that, or its gradient, jitted.
 
     Attributes:
@@ -38,7 +38,7 @@ class CompiledRecurrence:
         Args:
           problem: What to solve.
           convert: From our weights to the contender's, an affine map: its transpose brings gradients back.
-          apply: The layer, over x [batch, time, input] and y [batch, time, hidden], with the last states by name.
+          apply: The layer, from x to y, and the last states by name where it has any.
           *others: More arguments for it.
           time_major: Whether x and y have time first.
           variant: What it is, where that is not plain.

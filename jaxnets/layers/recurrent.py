@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxnets import ops
 from jaxnets.ops import GRUCarry, LSTMCarry, RNNCarry
+from jaxnets.ops._convolution_geometry import accumulation_dtype
 from jaxnets.ops._recurrent_call import check_time, check_x, states
 from jaxnets.ops._recurrent_cells import Activation
 from jaxnets.ops.recurrent import Implementation
@@ -310,4 +311,4 @@ def learned(layer: Any, x: Array, kind: type[Any]) -> Any:
 
 def state_dtype(layer: Any, x: Array) -> Any:
     """What states are kept in: at least float32."""
-    return jnp.promote_types(x.dtype if layer.dtype is None else layer.dtype, jnp.float32)
+    return accumulation_dtype(jnp.dtype(x.dtype if layer.dtype is None else layer.dtype))

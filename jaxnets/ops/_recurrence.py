@@ -22,6 +22,7 @@ meet (`join`: a layer norm keeps them apart).
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,8 +37,6 @@ from jaxnets.typing import Precision
 State = Any
 """A NamedTuple of arrays [B, ...], the first of which, `h`, is what the layer puts out."""
 
-# An input projected as a whole is written and read back: past this it leaves the cache, and blocks of steps are better.
-_HOIST_BYTES = 8 << 20
 _BLOCK = 8
 
 
@@ -56,15 +55,20 @@ class Cell:
 
     def product(self, x: Array, kernel: Array, precision: Precision, dtype: Any) -> Array:
         """The bilinear map of an input, or of a state, with its kernel."""
-        dimensions = (((x.ndim - 1,), (0,)), ((), ()))
-        return lax.dot_general(
-            x.astype(kernel.dtype), kernel, dimensions, precision=precision, preferred_element_type=dtype
+        # As one matrix: the transpose of a product over two leading axes copies the cotangent, and is 3 to 10x slower.
+        y = lax.dot_general(
+            x.astype(kernel.dtype).reshape(math.prod(x.shape[:-1]), x.shape[-1]),
+            kernel,
+            (((1,), (0,)), ((), ())),
+            precision=precision,
+            preferred_element_type=dtype,
         )
+        return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
-    def fed(self, state: State, extras: Any) -> Array:
-        """What the recurrent kernel multiplies: linear in the state."""
+    def fed(self, h: Array, extras: Any) -> Array:
+        """What the recurrent kernel multiplies: linear in the state's h."""
         del extras
-        return state.h
+        return h
 
     def join(self, u: Array, v: Array) -> Any:
         """The pre-activations that `step` sees: linear in (u, v)."""
@@ -89,13 +93,12 @@ class Cell:
 
 
 class Plan(NamedTuple):
-    """How to run: everything that is not an array."""
+    """How to run: everything that is not an array; `block` steps to unroll, None where the time is unknown."""
 
     cell: Cell
     reverse: bool
     precision: Precision
-    hoist: bool
-    block: int
+    block: int | None
 
 
 def recurrence(
@@ -117,16 +120,11 @@ def recurrence(
     Where `valid` [T, B] is False the state stays; where `starts` [T, B] is True it is `initial` before the step. The
     extras are constants: nothing flows back into them.
     """
-    time, width = x.shape[0], weights.kernel.shape[-1]
+    time = x.shape[0]
     concrete = isinstance(time, int) and isinstance(x.shape[1], int)
     if concrete and time == 0:
         return jnp.zeros((0, *carry.h.shape), carry.h.dtype), carry
-    if concrete:
-        projected = x.size // x.shape[-1] * width * carry.h.dtype.itemsize
-        hoist = projected < _HOIST_BYTES or x.shape[1] == 1
-        plan = Plan(cell, reverse, precision, hoist, _block(time))
-    else:
-        plan = Plan(cell, reverse, precision, hoist=True, block=1)
+    plan = Plan(cell, reverse, precision, _block(time) if concrete else None)
     xs = x, valid, starts, jax.tree.map(lax.stop_gradient, extras)
     if checkpoint_every is None or not concrete or checkpoint_every >= time:
         return _run(plan, weights, xs, carry, initial)
@@ -173,30 +171,30 @@ def _run(plan: Plan, weights: Weights, xs: Any, carry: State, initial: State) ->
     def advance(state: State, a: Any, vectors: Any, extras: Any) -> tuple[State, None]:
         return plan.cell.step(state, a, vectors, extras), None
 
-    (h, _, _), state = _forward(plan, advance, weights, xs, carry, initial)
+    (h, _), state = _forward(plan, advance, weights, xs, carry, initial)
     return h, state
 
 
 def _forward(
     plan: Plan, advance: Callable[..., Any], weights: Weights, xs: Any, carry: State, initial: State
 ) -> tuple[Any, State]:
-    """The recurrence: for each step (h, what the recurrent kernel was fed, what `advance` keeps); the last state."""
+    """The recurrence: for each step (h, what `advance` keeps); the last state."""
     cell, dtype = plan.cell, carry.h.dtype
+    bias = weights.bias.astype(dtype)  # added step by step: there it costs nothing, in bulk another array
 
     def project(x: Array) -> Array:
-        return cell.product(x, weights.kernel, plan.precision, dtype) + weights.bias.astype(dtype)
+        return cell.product(x, weights.kernel, plan.precision, dtype)
 
     def step(state: State, inputs: Any) -> tuple[State, Any]:
         u, valid, start, extras = inputs
         before = state if start is None else _where(start, initial, state)
-        fed = cell.fed(before, extras)
-        v = cell.product(fed, weights.recurrent_kernel, plan.precision, dtype)
+        v = cell.product(cell.fed(before.h, extras), weights.recurrent_kernel, plan.precision, dtype)
         if weights.recurrent_bias is not None:
-            v = v + weights.recurrent_bias.astype(dtype)
-        after, kept = advance(before, cell.join(u, v), weights.vectors, extras)
+            v = v + _under(weights.recurrent_bias.astype(dtype), v)
+        after, kept = advance(before, cell.join(u + _under(bias, u), v), weights.vectors, extras)
         if valid is not None:
             after = _where(valid, after, state)
-        return after, (after.h, fed, kept)
+        return after, (after.h, kept)
 
     def block(state: State, inputs: Any) -> tuple[State, Any]:
         x, *rest = inputs
@@ -207,10 +205,11 @@ def _forward(
             steps.append(out)
         return state, jax.tree.map(lambda *a: jnp.stack(a), *(steps[::-1] if plan.reverse else steps))
 
-    if plan.hoist:
+    if plan.block is None:
         x, *rest = xs
-        state, out = lax.scan(step, carry, (project(x), *rest), reverse=plan.reverse, unroll=plan.block)
+        state, out = lax.scan(step, carry, (project(x), *rest), reverse=plan.reverse)
         return out, state
+    # The projection of the whole input would be written and read back: that of a block stays in the cache.
     return _in_blocks(block, carry, xs, plan.block, plan.reverse)
 
 
@@ -222,39 +221,58 @@ def _run_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
     )
     cell, dtype = plan.cell, carry.h.dtype
     x, valid, starts, extras = xs
-    (h, fed, kept), state = _forward(plan, cell.linearise, weights, xs, carry, initial)
+    (h, kept), state = _forward(plan, cell.linearise, weights, xs, carry, initial)
 
     def product(a: Array | None, b: Array | None) -> Array | None:
         return None if a is None or b is None else cell.product(a, b, plan.precision, dtype)
 
     def total(shape: tuple[int, ...], *terms: Array | None) -> Array:
-        present = [term.astype(dtype) for term in terms if term is not None]
-        return functools.reduce(jnp.add, present) if present else jnp.zeros(shape, dtype)
+        sums = jnp.zeros(shape, dtype)
+        for term in terms:
+            sums = sums if term is None else sums + _under(term.astype(dtype), sums)
+        return sums
 
     shape = (*h.shape[:-1], weights.recurrent_kernel.shape[-1])
     du = total(shape, product(dx, weights.kernel), product(x, dweights.kernel), dweights.bias)
+    fed = cell.fed(_before(h, carry.h, starts, initial.h, plan.reverse), extras)
     dv = total(shape, product(fed, dweights.recurrent_kernel), dweights.recurrent_bias)
     at_rest = jax.tree.map(lambda leaf: jnp.zeros((len(h), *leaf.shape), leaf.dtype), carry)
     dvectors = _filled(dweights.vectors, weights.vectors)
     forcing = cell.tangent(kept, weights.vectors, extras, at_rest, cell.join(du, dv), dvectors)
     dcarry, dinitial = _filled(dcarry, carry), _filled(dinitial, initial)
 
+    # A row's state stays as it is past its length. A tangent carried through those steps would be a chain that XLA
+    # fuses, at twice the time, over all unrolled steps: so it is read off at the row's last step, or, backwards, put
+    # in there, and what the loop makes of padding is not looked at.
+    last = None if valid is None else valid & ~jnp.concatenate([valid[1:], jnp.zeros_like(valid[:1])])
+    nothing = jax.tree.map(jnp.zeros_like, carry)
+
     # Rematerialised, so that what does not depend on the tangent (a mask's broadcast, say) is not kept for each step.
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def step(dstate: State, inputs: Any) -> tuple[State, Array]:
-        forcing, kept, valid, start, extras = inputs
+    def step(dstates: tuple[State, State], inputs: Any) -> tuple[tuple[State, State], Array]:
+        (dstate, final), (forcing, kept, last, start, extras) = dstates, inputs
+        if last is not None and plan.reverse:
+            dstate = _where(last, dcarry, dstate)
         before = dstate if start is None else _where(start, dinitial, dstate)
-        dv = cell.product(cell.fed(before, extras), weights.recurrent_kernel, plan.precision, dtype)
+        dv = cell.product(cell.fed(before.h, extras), weights.recurrent_kernel, plan.precision, dtype)
         still = jax.tree.map(jnp.zeros_like, weights.vectors)
         after = cell.tangent(kept, weights.vectors, extras, before, cell.join(jnp.zeros_like(dv), dv), still)
         after = jax.tree.map(jnp.add, after, forcing)
-        if valid is not None:
-            after = _where(valid, after, dstate)
-        return after, after.h
+        if last is not None and not plan.reverse:
+            final = jax.tree.map(jnp.add, final, _where(last, after, nothing))
+        return (after, final), after.h
 
-    inputs = forcing, kept, valid, starts, extras
-    dstate, dh = lax.scan(step, dcarry, inputs, reverse=plan.reverse, unroll=plan.block)
+    inputs = forcing, kept, last, starts, extras
+    (dstate, final), dh = lax.scan(step, (dcarry, nothing), inputs, reverse=plan.reverse, unroll=plan.block or 1)
+    if valid is not None:
+        dstate = _where(jnp.any(valid, axis=0), dstate if plan.reverse else final, dcarry)
     return (h, state), (dh, dstate)
+
+
+def _before(h: Array, first: Array, starts: Array | None, initial: Array, reverse: bool) -> Array:
+    """The h that each step starts from."""
+    before = jnp.concatenate([h[1:], first[None]] if reverse else [first[None], h[:-1]])
+    return before if starts is None else _where(starts, jnp.broadcast_to(initial, h.shape), before)
 
 
 def _nonzero(tangent: Any) -> Any:
@@ -267,5 +285,15 @@ def _filled(tangent: Any, primal: Any) -> Any:
 
 
 def _where(mask: Array, chosen: State, other: State) -> State:
-    """The one state in the rows where the mask [B] is True, the other elsewhere."""
-    return jax.tree.map(lambda a, b: jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b), chosen, other)
+    """The one state in the rows where the mask is True, the other elsewhere."""
+    return jax.tree.map(lambda a, b: jnp.where(_over(mask, a), a, b), chosen, other)
+
+
+def _under(bias: Array, x: Array) -> Array:
+    """The bias with as many axes as x."""
+    return bias.reshape((1,) * (x.ndim - bias.ndim) + bias.shape)
+
+
+def _over(mask: Array, leaf: Array) -> Array:
+    """The mask with as many axes as the leaf."""
+    return mask.reshape(mask.shape + (1,) * (leaf.ndim - mask.ndim))

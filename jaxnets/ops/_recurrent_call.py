@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxnets.ops._convolution_geometry import accumulation_dtype
 from jaxnets.ops._recurrence import Cell, Weights, recurrence
 from jaxnets.ops.masking import time_mask, zero_padding
 from jaxnets.typing import Precision
@@ -94,7 +95,7 @@ def one_step(
 
 def state_dtype(x: Array) -> Any:
     """What states are kept in: at least float32."""
-    return jnp.promote_types(x.dtype, jnp.float32)
+    return accumulation_dtype(x.dtype)
 
 
 def check_x(op: str, x: Array, rank: int) -> None:
@@ -147,7 +148,7 @@ def check_time(op: str, x: Array, lengths: Array | None, starts: Array | None, c
         raise ValueError(f"{op}: checkpoint_every wants at least 1 step but got {checkpoint_every}")
 
 
-def states(op: str, template: Any, batch: int, carry: Any, initial: Any) -> tuple[Any, Any]:
+def states(op: str, template: Any, batch: Any, carry: Any, initial: Any) -> tuple[Any, Any]:
     """The state to begin with and the initial one, with a batch axis."""
     zeros = jax.tree.map(lambda leaf: jnp.zeros((batch, *leaf.shape), leaf.dtype), template)
     if initial is None:

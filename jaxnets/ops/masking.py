@@ -1,11 +1,17 @@
 """Masks of time: what lies past a row's length, and where a packed row begins a new sequence."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from jaxnets.ops._convolution_geometry import accumulation_dtype
 
-def time_mask(lengths: Int[Array, " b"], time: int) -> Bool[Array, "b t"]:
+
+def time_mask(lengths: Int[Array, " b"], time: Any) -> Bool[Array, "b t"]:
     """True at the steps before each row's length: a length below 0 acts as 0, one above `time` as `time`.
+
+    `time` is an integer, or the symbolic size of an axis.
 
     >>> time_mask(jnp.array([0, 2]), 3).astype(int)
     Array([[0, 0, 0],
@@ -54,7 +60,7 @@ def masked_mean(
     batch, time = y.shape[:2]
     if lengths is None:
         lengths = jnp.full(batch, time, jnp.int32)
-    total = jnp.sum(zero_padding(y, lengths), axis=1, dtype=jnp.promote_types(y.dtype, jnp.float32))
+    total = jnp.sum(zero_padding(y, lengths).astype(accumulation_dtype(y.dtype)), axis=1)
     count = jnp.clip(lengths, 0, time).astype(total.dtype).reshape((-1,) + (1,) * (y.ndim - 2))
     return (total / jnp.maximum(count, jnp.ones_like(count))).astype(y.dtype)
 

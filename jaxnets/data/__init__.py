@@ -1,4 +1,4 @@
-"""Data: named sources, decoded images, seeded loaders, data on the device, augmentation."""
+"""Data: named sources, decoded images, seeded loaders, data on the device, augmentation, tasks made from a key."""
 
 from jaxnets.data.augment import (
     Augment,
@@ -21,20 +21,25 @@ from jaxnets.data.images import Images, load_images
 from jaxnets.data.loader import Indexable, Loader, batches
 from jaxnets.data.sources import SOURCES, RemoteFile, Source, fetch
 from jaxnets.data.splits import split_validation, stratified_split
+from jaxnets.data.synthetic import Generate, GeneratedData, adding_problem, copy_task, pixel_sequence
 
 __all__ = [
     "SOURCES",
     "Augment",
     "DeviceData",
+    "Generate",
+    "GeneratedData",
     "Images",
     "Indexable",
     "Loader",
     "RemoteFile",
     "Source",
+    "adding_problem",
     "affine",
     "batches",
     "chain",
     "channel_statistics",
+    "copy_task",
     "cutmix",
     "cutout",
     "decode_image",
@@ -43,6 +48,7 @@ __all__ = [
     "mixup",
     "normalise",
     "picture_files",
+    "pixel_sequence",
     "random_affine",
     "random_crop",
     "random_flip",

@@ -1,6 +1,7 @@
 """Flax Linen modules: they declare parameters, check shapes and call the ops."""
 
 from jaxnets.layers.convolution import Conv, ConvTranspose
+from jaxnets.layers.initializers import chrono
 from jaxnets.layers.linear_units import LRU, RGLRU
 from jaxnets.layers.min_recurrent import MinGRU, MinLSTM
 from jaxnets.layers.recurrent import GRU, LSTM, RNN
@@ -18,5 +19,6 @@ __all__ = [
     "MinGRU",
     "MinLSTM",
     "Stack",
+    "chrono",
     "initial_carry",
 ]

@@ -1,6 +1,7 @@
-"""Models: Linen modules called as `model(x, *, train=False)`, giving logits [B, classes]."""
+"""Models: Linen modules called as `model(x, *, train=False)`, giving logits [B, classes] or the numbers asked for."""
 
+from jaxnets.models.classifier import SequenceClassifier
 from jaxnets.models.cnn import MLP, ConvNet, LeNet5, SmallCNN
 from jaxnets.models.resnet import ResNet, resnet18, resnet34, resnet50
 
-__all__ = ["MLP", "ConvNet", "LeNet5", "ResNet", "SmallCNN", "resnet18", "resnet34", "resnet50"]
+__all__ = ["MLP", "ConvNet", "LeNet5", "ResNet", "SequenceClassifier", "SmallCNN", "resnet18", "resnet34", "resnet50"]

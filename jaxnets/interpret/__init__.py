@@ -1,0 +1,6 @@
+"""Interpretation: what a trained or untrained network does, as pure functions of a layer and its variables."""
+
+from jaxnets.interpret.gates import gate_activations, saturation
+from jaxnets.interpret.gradient_flow import gradient_flow, gradient_norms, memory_length, state_gradients
+
+__all__ = ["gate_activations", "gradient_flow", "gradient_norms", "memory_length", "saturation", "state_gradients"]

@@ -1,0 +1,161 @@
+"""How far back a layer over time learns: what is left of the gradient at each lag, and how its gates stand."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxnets.interpret.gates import gate_activations, saturation
+from jaxnets.layers import initial_carry
+from jaxnets.typing import Carry
+
+Loss = Callable[[Array], Array]
+"""From a layer's output y [B, T, F] to a number: the sum of the rows' losses."""
+
+
+def state_gradients(
+    layer: Any, variables: Any, x: Float[Array, "b t d"], *, loss: Loss | None = None
+) -> tuple[Float[Array, "b t f"], Carry]:
+    """The gradient of the loss by the state before each step.
+
+    The layer is run step by step, its carry threaded through, which by its contract equals the whole. What an earlier
+    state adds to an earlier output counts too, where the loss looks at it.
+
+    Args:
+      layer: Any layer that keeps the sequence contract and can stream.
+      variables: Its variables, as for `layer.apply`.
+      x: Sequences of full length.
+      loss: The sum of the rows' losses, of y; None takes the last output's component along (1, ..., 1) / sqrt(F), so
+        that the gradient at the output has norm 1.
+
+    Returns:
+      y, and the gradients in the structure of the carry, leaves [T, B, ...]: entry t is by the carry entering step t.
+
+    Raises:
+      ValueError: If the layer cannot stream, or runs backwards in time.
+
+    >>> layer = jn.layers.LSTM(features=8)
+    >>> x = jnp.ones((2, 5, 3))
+    >>> y, gradients = state_gradients(layer, layer.init(jax.random.key(0), x), x)
+    >>> y.shape, gradients.c.shape
+    ((2, 5, 8), (5, 2, 8))
+    """
+    name = type(layer).__name__
+    if getattr(layer, "reverse", False):
+        raise ValueError(f"state_gradients: {name} runs backwards in time: make it with reverse=False")
+    carry = initial_carry(layer, variables, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    if not jax.tree.leaves(carry):
+        raise ValueError(f"state_gradients: {name} keeps no state from step to step, so no gradient flows through one")
+    measure = _unit_projection if loss is None else loss
+
+    def total(nudges: Carry) -> tuple[Array, Array]:
+        def step(carry: Carry, inputs: tuple[Array, Carry]) -> tuple[Carry, Array]:
+            x_t, nudge = inputs
+            entering = jax.tree.map(jnp.add, carry, nudge)
+            y_t, carry = layer.apply(variables, x_t[:, None], carry=entering)
+            return carry, y_t[:, 0]
+
+        _, y = lax.scan(step, carry, (jnp.swapaxes(x, 0, 1), nudges))
+        y = jnp.swapaxes(y, 0, 1)
+        return measure(y), y
+
+    nudges = jax.tree.map(lambda leaf: jnp.zeros((x.shape[1], *leaf.shape), leaf.dtype), carry)
+    gradients, y = jax.grad(total, has_aux=True)(nudges)
+    return y, gradients
+
+
+def gradient_norms(
+    layer: Any, variables: Any, x: Float[Array, "b t d"], *, loss: Loss | None = None
+) -> dict[str, Float[Array, " t"]]:
+    """The norm of the gradient by the state k steps before the end, at index k - 1; the mean over the rows.
+
+    Args:
+      layer: As for `state_gradients`.
+      variables: As for `state_gradients`.
+      x: As for `state_gradients`.
+      loss: As for `state_gradients`.
+
+    Returns:
+      The norms under `"state"`, and those of each part of the carry by its path, such as `"h"` and `"c"`.
+
+    Raises:
+      ValueError: As `state_gradients` does.
+
+    References:
+      Hochreiter, 1991. Untersuchungen zu dynamischen neuronalen Netzen.
+      Bengio, Simard and Frasconi, 1994. Learning long-term dependencies with gradient descent is difficult.
+      Pascanu, Mikolov and Bengio, 2013. On the difficulty of training recurrent neural networks.
+
+    >>> layer = jn.layers.LSTM(features=8)
+    >>> x = jnp.ones((2, 5, 3))
+    >>> norms = gradient_norms(layer, layer.init(jax.random.key(0), x), x)
+    >>> {name: norm.shape for name, norm in norms.items()}
+    {'state': (5,), 'c': (5,), 'h': (5,)}
+    """
+    _, gradients = state_gradients(layer, variables, x, loss=loss)
+    squares = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): jnp.sum(
+            jnp.abs(leaf.reshape(*leaf.shape[:2], -1)) ** 2, axis=-1
+        )
+        for path, leaf in jax.tree.leaves_with_path(gradients)
+    }
+    # The last step is entered by the state one step before the end.
+    norms = {"state": sum(squares.values()), **dict(sorted(squares.items()))}
+    return {name: jnp.mean(jnp.sqrt(square), axis=1)[::-1] for name, square in norms.items()}
+
+
+def memory_length(norms: Float[Any, " t"], *, share: float = 0.01) -> int:
+    """The greatest lag at which the gradient is at least `share` of its largest; 0 where there is none at all.
+
+    The number of lags means that the memory may be longer than what was looked at.
+
+    >>> memory_length(np.array([1.0, 0.1, 0.02, 0.001]))
+    3
+    """
+    norms = np.asarray(norms)
+    reached = np.flatnonzero((norms >= share * norms.max(initial=0)) & (norms > 0))
+    return int(reached[-1]) + 1 if reached.size else 0
+
+
+def gradient_flow(
+    layer: Any, variables: Any, x: Float[Array, "b t d"], *, loss: Loss | None = None, share: float = 0.01
+) -> dict[str, Any]:
+    """The report of a layer on some sequences, in plain numbers fit for JSON.
+
+    Args:
+      layer: As for `state_gradients`.
+      variables: As for `state_gradients`.
+      x: As for `state_gradients`.
+      loss: As for `state_gradients`.
+      share: As for `memory_length`.
+
+    Returns:
+      `"norms"`, lists of T numbers by part of the state, as `gradient_norms` has them; `"memory_length"`, of the whole
+      state; `"saturation"`, for each gate the share of activations `"below"` 0.1 and `"above"` 0.9, empty for a layer
+      without gates.
+
+    Raises:
+      ValueError: As `state_gradients` does.
+
+    >>> layer = jn.layers.RNN(features=8)
+    >>> x = jax.random.normal(jax.random.key(0), (2, 30, 3))
+    >>> report = gradient_flow(layer, layer.init(jax.random.key(1), x), x)
+    >>> len(report["norms"]["state"]), report["memory_length"] < 30, report["saturation"]
+    (30, True, {})
+    """
+    norms = jax.jit(lambda variables, x: gradient_norms(layer, variables, x, loss=loss))(variables, x)
+    norms = {name: np.asarray(norm, np.float64) for name, norm in norms.items()}
+    gates = gate_activations(layer, variables, x)
+    return {
+        "norms": {name: norm.tolist() for name, norm in norms.items()},
+        "memory_length": memory_length(norms["state"], share=share),
+        "saturation": {name: saturation(gate) for name, gate in gates.items()},
+    }
+
+
+def _unit_projection(y: Array) -> Array:
+    return jnp.sum(y[:, -1]) / y.shape[-1] ** 0.5

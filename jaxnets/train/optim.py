@@ -10,8 +10,6 @@ import optax
 import optax.contrib
 from optax.contrib import MuonDimensionNumbers
 
-_DECAYED = ("kernel", "recurrent_kernel", "embedding")
-
 
 def optimizer(
     name: str,
@@ -44,17 +42,22 @@ def optimizer(
       **options: Handed to the Optax rule, such as `b2=0.99` for adam.
 
     Raises:
-      ValueError: If a name is unknown, or the horizon is missing or no longer than the warm-up.
+      ValueError: If a name is unknown, a plain learning rate or weight decay is negative, or the horizon is missing or
+        no longer than the warm-up.
 
     >>> tx = optimizer("adamw", 1e-3, schedule="cosine", steps=1000, warmup=50, weight_decay=0.01)
     """
     if name not in _RULES:
         raise ValueError(f"optimizer: unknown name {name!r}, choose from {', '.join(OPTIMIZERS)}")
+    for label, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
+        # What is traced cannot be compared.
+        if isinstance(value, int | float) and not value >= 0:
+            raise ValueError(f"optimizer: {label} is {value} but wants at least 0")
     factor = make_schedule(schedule, steps, warmup)
     if name in ("momentum", "nesterov"):
         options["decay"] = momentum
     limit = [] if clip is None else [optax.clip_by_global_norm(clip)]
-    # Only a plain 0 leaves decay out: a traced value cannot be compared.
+    # Only a plain 0 leaves decay out.
     none = isinstance(weight_decay, int | float) and weight_decay == 0
     decay = [] if none else [optax.add_decayed_weights(weight_decay, mask=decay_mask)]
     before, after = ([], decay) if name in ("adamw", "lion", "muon") else (decay, [])
@@ -113,14 +116,14 @@ def _shape(name: str, steps: int, warmup: int) -> Callable[[Any], Any]:
 
 def decay_mask(params: Any) -> Any:
     """True for the parameters that weight decay acts on, told by the last name of their path."""
-    return jax.tree.map_with_path(lambda path, _: _name(path) in _DECAYED, params)
+    return jax.tree.map_with_path(lambda path, _: _is_kernel(path) or _name(path) == "embedding", params)
 
 
 def _muon(*, consistent_rms: Any = 0.2, **options: Any) -> optax.GradientTransformation:
     """Muon on kernels, Adam on the rest; updates are as large as AdamW's, so that one learning rate fits both."""
 
     def dimensions(path: Any, leaf: Any) -> MuonDimensionNumbers | None:
-        if _name(path) not in ("kernel", "recurrent_kernel") or leaf.ndim < 2:
+        if not _is_kernel(path) or leaf.ndim < 2:
             return None
         return MuonDimensionNumbers(reduction_axis=tuple(range(leaf.ndim - 1)), output_axis=leaf.ndim - 1)
 
@@ -130,6 +133,11 @@ def _muon(*, consistent_rms: Any = 0.2, **options: Any) -> optax.GradientTransfo
         consistent_rms=consistent_rms,
         **options,
     )
+
+
+def _is_kernel(path: Any) -> bool:
+    """Whether it is one, such as `kernel`, `recurrent_kernel` or `output_kernel`."""
+    return _name(path).endswith("kernel")
 
 
 def _name(path: Any) -> str:

@@ -151,6 +151,10 @@ def test_muon_orthogonalises_kernels():
 def test_wrong_names_are_listed():
     with pytest.raises(ValueError, match="unknown name 'adamm', choose from sgd, momentum, nesterov, adagrad, rmsprop"):
         train.optimizer("adamm", 0.1)
+    with pytest.raises(ValueError, match="learning_rate is -1 but wants at least 0"):
+        train.optimizer("adam", -1)
+    with pytest.raises(ValueError, match="weight_decay is nan but wants at least 0"):
+        train.optimizer("adam", 1e-3, weight_decay=float("nan"))
     with pytest.raises(ValueError, match="unknown name 'step', choose from constant, cosine, linear, one_cycle"):
         train.optimizer("sgd", 0.1, schedule="step")
     with pytest.raises(ValueError, match="cosine needs steps above warmup=0, got steps=None"):

@@ -125,6 +125,54 @@ def wrong(
     _write(figure, path, f"{len(mistakes):,} of {len(labels):,} wrong")
 
 
+def gradient_flow(reports: Mapping[str, Mapping[str, Any]], path: str | os.PathLike[str], *, title: str = "") -> None:
+    """Draws what is left of the gradient at each lag, and how much of each gate is stuck.
+
+    Args:
+      reports: By name, as `jaxnets.interpret.gradient_flow` makes them.
+      path: The PNG to write.
+      title: What stands above.
+
+    Raises:
+      ValueError: If there is no report.
+      ImportError: If Matplotlib is not installed.
+    """
+    if not reports:
+        raise ValueError("gradient_flow: no report to draw")
+    figure = _figure(11.0, 4.2)
+    flow, gates = figure.subplots(1, 2, width_ratios=(3, 2))
+    bars: list[tuple[str, float, float, str]] = []
+    for colour, (name, report) in zip(_cycled(_COLOURS, len(reports)), reports.items(), strict=True):
+        norms = np.asarray(report["norms"]["state"], np.float64)
+        lags = np.arange(1, len(norms) + 1)
+        # What has vanished altogether has no place on a logarithmic axis: the line ends there.
+        left = np.where(norms > 0, norms, np.nan) / (norms[0] or np.nan)
+        memory = report["memory_length"]
+        label = f"{name}: {'over ' if memory == len(norms) else ''}{memory} steps"
+        flow.plot(lags, left, color=colour, linewidth=1.6, label=label)
+        bars += [
+            (f"{name} {gate}", stuck["below"], stuck["above"], colour) for gate, stuck in report["saturation"].items()
+        ]
+    flow.set_yscale("log")
+    flow.set_ylim(bottom=max(flow.get_ylim()[0], 1e-12))
+    flow.set_xlabel("lag k, in steps")
+    flow.set_ylabel("norm of dL/dh at lag k, over that at lag 1")
+    flow.legend(frameon=False, title="memory", title_fontsize=9, fontsize=9)
+    flow.grid(color=_PALE, linewidth=0.6)
+    for row, (_, below, above, colour) in enumerate(bars):
+        gates.barh(row, -below, color=colour, alpha=0.45)
+        gates.barh(row, above, color=colour)
+    gates.set_yticks(range(len(bars)), [bar[0] for bar in bars])
+    gates.invert_yaxis()
+    gates.set_xlim(-1, 1)
+    gates.set_xticks([-1, -0.5, 0, 0.5, 1], ["100%", "50%", "0", "50%", "100%"])
+    gates.axvline(0, color=_INK, linewidth=0.8)
+    gates.set_xlabel("gates stuck: under 0.1 (left), over 0.9 (right)")
+    for axes in (flow, gates):
+        axes.spines[["top", "right"]].set_visible(False)
+    _write(figure, path, title)
+
+
 def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

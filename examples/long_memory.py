@@ -26,21 +26,26 @@ from jaxnets import interpret, layers, models, ops, train
 from jaxnets.train import cli
 from jaxnets.train.files import replacing
 
-CELLS: dict[str, Callable[[int, int], Any]] = {
-    "rnn": lambda hidden, steps: layers.RNN(hidden),
-    "irnn": lambda hidden, steps: layers.RNN(hidden, activation="relu", recurrent_kernel_init=identity),
-    "lstm": lambda hidden, steps: layers.LSTM(
-        hidden, forget_bias=0.0, bias_init=layers.chrono(hidden, steps, (-1, 1, 0, 0))
-    ),
-    "gru": lambda hidden, steps: layers.GRU(hidden, bias_init=layers.chrono(hidden, steps, (0, 1, 0))),
-    "min_gru": lambda hidden, steps: layers.MinGRU(hidden, bias_init=layers.chrono(hidden, steps, (-1, 0))),
-    "min_lstm": lambda hidden, steps: layers.MinLSTM(
-        hidden, forget_bias=0.0, bias_init=layers.chrono(hidden, steps, (-1, 1, 0))
-    ),
-    "lru": lambda hidden, steps: layers.LRU(hidden, r_min=0.9, r_max=1 - 1 / steps, max_phase=0.1 * np.pi),
-    "rg_lru": lambda hidden, steps: layers.RGLRU(hidden, a_min=0.9, a_max=1 - 1 / steps),
+CELLS: dict[str, Callable[..., Any]] = {
+    "rnn": layers.RNN,
+    "irnn": lambda hidden: layers.RNN(hidden, activation="relu", recurrent_kernel_init=identity),
+    "lstm": layers.LSTM,
+    "gru": layers.GRU,
+    "min_gru": layers.MinGRU,
+    "min_lstm": layers.MinLSTM,
+    "lru": layers.LRU,
+    "rg_lru": layers.RGLRU,
 }
-"""The cells by name, made for a width and for a number of steps to remember."""
+
+LONG: dict[str, Callable[[int, int], dict[str, Any]]] = {
+    "lstm": lambda hidden, steps: {"forget_bias": 0.0, "bias_init": layers.chrono(hidden, steps, (-1, 1, 0, 0))},
+    "gru": lambda hidden, steps: {"bias_init": layers.chrono(hidden, steps, (0, 1, 0))},
+    "min_gru": lambda hidden, steps: {"bias_init": layers.chrono(hidden, steps, (-1, 0))},
+    "min_lstm": lambda hidden, steps: {"forget_bias": 0.0, "bias_init": layers.chrono(hidden, steps, (-1, 1, 0))},
+    "lru": lambda hidden, steps: {"r_min": 0.9, "r_max": 1 - 1 / steps, "max_phase": 0.1 * np.pi},
+    "rg_lru": lambda hidden, steps: {"a_min": 0.9, "a_max": 1 - 1 / steps},
+}
+"""What makes a cell of some width begin with a memory of so many steps."""
 
 DENSE = ("min_gru", "min_lstm", "lru", "rg_lru")
 """The cells that do nothing nonlinear with their state: a dense layer goes under each, and one over it."""
@@ -57,7 +62,15 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 RECIPES |= {"permuted_digits": RECIPES["digits"], "permuted_mnist": RECIPES["mnist"]}
 
-DEFAULTS = {"data": "adding", "length": None, "optimizer": "adam", "schedule": "cosine", "clip": 1.0, "seed": 0}
+DEFAULTS = {
+    "data": "adding",
+    "length": None,
+    "init": "long",
+    "optimizer": "adam",
+    "schedule": "cosine",
+    "clip": 1.0,
+    "seed": 0,
+}
 """What holds for every task. At a resume the run's own configuration stands in place of these and of a recipe."""
 
 HELD_OUT = 1000
@@ -78,6 +91,9 @@ class Train:
     """The cell. By default gru."""
     hidden: int | None = None
     """Its width. By default 64, for mnist 128."""
+    init: Literal["long", "plain"] | None = None
+    """Whether the cell's memory is as long as the task from the beginning, or what the layer makes of itself. By
+    default long."""
     steps: int | None = None
     """Training steps in all. By default what suits the task: 1500 for adding."""
     schedule_steps: int | None = None
@@ -264,6 +280,8 @@ class GradientFlow:
     """The untrained cells."""
     hidden: int = 64
     """Their width."""
+    init: Literal["long", "plain"] = "long"
+    """How they are made, as in training."""
     rows: int = 16
     """Sequences to take the mean over."""
     seed: int = 0
@@ -297,8 +315,9 @@ class GradientFlow:
             task, state, config = trained(folder)
             yield f"{config['model']} ({folder.name})", task, state
         for name in () if self.run else self.models:
-            recipe = {"length": None, **RECIPES[self.data], "data": self.data, "model": name, "hidden": self.hidden}
-            task = Task.of({**recipe, "length": recipe["length"] if self.length is None else self.length})
+            length = RECIPES[self.data].get("length") if self.length is None else self.length
+            options = {"data": self.data, "length": length, "model": name, "hidden": self.hidden, "init": self.init}
+            task = Task.of(options)
             yield name, task, task.untrained(self.seed)
 
 
@@ -327,9 +346,8 @@ class Problem:
     """Of data that is not made from a seed."""
 
 
-def adding(length: int | None) -> Problem:
+def adding(length: int) -> Problem:
     """Adding up the two marked values of a sequence."""
-    length = RECIPES["adding"]["length"] if length is None else length
     generate = functools.partial(jn.data.adding_problem, length=length)
     error = lambda outputs, batch: ops.squared_error(outputs[:, 0], batch["y"])  # noqa: E731
 
@@ -352,9 +370,8 @@ def adding(length: int | None) -> Problem:
     )
 
 
-def copying(length: int | None) -> Problem:
+def copying(length: int) -> Problem:
     """Saying symbols again after a blank."""
-    length = RECIPES["copy"]["length"] if length is None else length
     generate = functools.partial(jn.data.copy_task, length=length)
 
     def read(name: str) -> np.ndarray:
@@ -428,12 +445,11 @@ class Task:
         name, cell, hidden = config["data"], config["model"], config["hidden"]
         made = {"adding": adding, "copy": copying}.get(name, functools.partial(pixels, name))
         problem = made(config["length"])
-        width = hidden if cell in DENSE else None
-        layer = CELLS[cell](hidden, max(problem.steps, 20))
-        return cls(
-            problem,
-            models.SequenceClassifier(layer, **problem.network, encoder_features=width, hidden_features=width),
-        )
+        long = cell in LONG and config["init"] == "long"
+        layer = CELLS[cell](hidden, **LONG[cell](hidden, max(problem.steps, 20)) if long else {})
+        dense = hidden if cell in DENSE else None
+        model = models.SequenceClassifier(layer, **problem.network, encoder_features=dense, hidden_features=dense)
+        return cls(problem, model)
 
     def untrained(self, seed: int) -> train.State:
         """The state before training."""
@@ -478,7 +494,7 @@ def identity(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
 def read_run(folder: Path) -> dict[str, Any]:
     """The configuration of a run of this program."""
     config = train.read_config(folder)
-    if missing := [name for name in ("data", "length", "model", "hidden") if name not in config]:
+    if missing := [name for name in ("data", "length", "model", "hidden", "init") if name not in config]:
         raise ValueError(f"{folder / 'config.json'} lacks {', '.join(missing)}: it is no run of this program")
     for name, known in (("data", RECIPES), ("model", CELLS)):
         if config[name] not in known:

@@ -148,7 +148,7 @@ def gradient_flow(reports: Mapping[str, Mapping[str, Any]], path: str | os.PathL
         # What has vanished altogether has no place on a logarithmic axis: the line ends there.
         left = np.where(norms > 0, norms, np.nan) / (norms[0] or np.nan)
         memory = report["memory_length"]
-        label = f"{name}: {'over ' if memory == len(norms) else ''}{memory} steps"
+        label = f"{name}: {memory} steps{' or more' if memory == len(norms) else ''}"
         flow.plot(lags, left, color=colour, linewidth=1.6, label=label)
         bars += [
             (f"{name} {gate}", stuck["below"], stuck["above"], colour) for gate, stuck in report["saturation"].items()

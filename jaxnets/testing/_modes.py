@@ -30,8 +30,8 @@ def both_modes(s: Subject) -> Found:
     if not isinstance(forward, Exception) and not isinstance(hessian, Exception):
         yield from _small_steps(s, lines, forward, hessian)
     checkpointed = s.jit(functools.partial(s.derive, wrap=jax.checkpoint))
-    got = jax.tree.map(np.asarray, checkpointed(s.params, s.inputs, s.weights(s.inputs)))
-    yield from labelled("jax.checkpoint", differences(got, s.run(s.inputs), s.tolerance))
+    got = jax.tree.map(np.asarray, checkpointed(s.params, s.small, s.weights(s.small)))
+    yield from labelled("jax.checkpoint", differences(got, s.run(s.small), s.tolerance))
 
 
 class _Lines:
@@ -39,8 +39,8 @@ class _Lines:
 
     def __init__(self, s: Subject, dtype: Any):
         rng = np.random.default_rng(1)
-        self._s, self._weights = s, s.weights(s.inputs)
-        given = {"params": s.params, "x": s.inputs.x, "carry": s.inputs.carry}
+        self._s, self._weights = s, s.weights(s.small)
+        given = {"params": s.params, "x": s.small.x, "carry": s.small.carry}
         paths, self._structure = jax.tree_util.tree_flatten_with_path(given)
         self._leaves = [leaf for _, leaf in paths]
         self._moved = [n for n, leaf in enumerate(self._leaves) if inexact(leaf)]
@@ -56,7 +56,7 @@ class _Lines:
         for n, a, direction in zip(self._moved, along, self.directions, strict=True):
             leaves[n] = leaves[n] + jnp.asarray(a, direction.dtype) * direction
         given = jax.tree.unflatten(self._structure, leaves)
-        y, carry = self._s.apply(given["params"], self._s.inputs._replace(x=given["x"], carry=given["carry"]))
+        y, carry = self._s.apply(given["params"], self._s.small._replace(x=given["x"], carry=given["carry"]))
         return differentiable({"y": y, "carry": carry})
 
     def loss(self, along: Any) -> Any:
@@ -74,13 +74,13 @@ class _Lines:
 
 
 def _dot_products(s: Subject, lines: _Lines, forward: Any) -> Iterator[Difference]:
-    weights = s.weights(s.inputs)
+    weights = s.weights(s.small)
     nothing = jax.tree.map(np.zeros_like, weights)
     places, structure = jax.tree_util.tree_flatten_with_path(dict(zip(("y", "carry"), weights, strict=True)))
     zeros = jax.tree.leaves({"y": nothing[0], "carry": nothing[1]})
     for n, ((path, weight), tangent) in enumerate(zip(places, jax.tree.leaves(forward), strict=True)):
         only = jax.tree.unflatten(structure, [*zeros[:n], weight, *zeros[n + 1 :]])
-        gradient = s.run(s.inputs, (only["y"], only["carry"]))["gradient"]
+        gradient = s.run(s.small, (only["y"], only["carry"]))["gradient"]
         for k, (leaf, direction) in enumerate(zip(jax.tree.leaves(dict(gradient)), lines.directions, strict=True)):
             ahead, size_ahead = _product(weight, tangent[..., k])
             back, size_back = _product(leaf, direction)

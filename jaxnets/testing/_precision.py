@@ -30,11 +30,11 @@ def precision(s: Subject) -> Found:
 def _in(s: Subject, dtype: str) -> tuple[Subject, Any]:
     """The layer and its x in another type; for tokens the type is the layer's own."""
     if s.vocabulary is None:
-        return s, s.inputs._replace(x=s.inputs.x.astype(jnp.dtype(dtype)))
+        return s, s.small._replace(x=s.small.x.astype(jnp.dtype(dtype)))
     other = copy.copy(s)
     if hasattr(s.layer, "dtype"):
         other.layer = s.layer.clone(dtype=dtype)
-    return other, s.inputs
+    return other, s.small
 
 
 def _types(s: Subject, dtype: str) -> Iterator[Difference]:
@@ -43,7 +43,7 @@ def _types(s: Subject, dtype: str) -> Iterator[Difference]:
         return
     least = jnp.dtype("float64" if dtype == "float64" else "float32")
     y_dtype = jnp.dtype(getattr(other.layer, "dtype", None) or dtype)
-    for carry in (s.inputs.carry, s.fresh()):
+    for carry in (s.small.carry, s.fresh()):
         if dtype == "float64" and y_dtype == least:
             carry = widen(carry)
         y, after = jax.eval_shape(other.apply, s.params, inputs._replace(carry=carry))
@@ -100,12 +100,12 @@ def _bits(variable: Any) -> int:
 
 def _bfloat16(s: Subject) -> Iterator[Difference]:
     other, narrow = _in(s, "bfloat16")
-    y, carry = s.weights(s.inputs)
+    y, carry = s.weights(s.small)
     shapes = jax.eval_shape(other.apply, s.params, narrow)
     weights = (y.astype(jnp.bfloat16), carry)
     seeds = jax.tree.map(lambda leaf, w: None if w is None else np.asarray(w, leaf.dtype), shapes, weights)
     got = s.jit(other.derive)(s.params, narrow, seeds)
-    exact = s.inputs._replace(x=narrow.x.astype(s.spec.dtype))
+    exact = s.small._replace(x=narrow.x.astype(s.spec.dtype))
     want = s.run(exact, (weights[0].astype(y.dtype), carry))
     got = jax.tree.map(lambda a, b: np.asarray(a).astype(b.dtype), got, want)
     yield from differences(got, want, s.bfloat16_tolerance)

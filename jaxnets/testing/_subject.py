@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_DEFAULT_SPEC = jax.ShapeDtypeStruct((3, 6, 4), jnp.float32)
+_DEFAULT_SPEC = jax.ShapeDtypeStruct((3, 5, 4), jnp.float32)
 
 
 class Inputs(NamedTuple):
@@ -90,13 +90,14 @@ class Subject:
             self.inputs = self.inputs._replace(carry=self.run(first)["carry"])
 
     def apply(self, params: Any, inputs: Inputs) -> tuple[Any, Any]:
-        """Calls the layer, without what it does not take."""
+        """Calls the layer, without what it does not take, on arrays of JAX, as users would."""
+        params, inputs, state = jax.tree.map(jnp.asarray, (params, inputs, self.state))
         keywords = {"lengths": inputs.lengths, "train": False}
         if self.has_starts:
             keywords["starts"] = inputs.starts
         if self.has_carry:
             keywords["carry"] = inputs.carry
-        return self.layer.apply({**self.state, "params": params}, inputs.x, **keywords)
+        return self.layer.apply({**state, "params": params}, inputs.x, **keywords)
 
     def derive(self, params: Any, inputs: Inputs, weights: Any, wrap: Callable[..., Any] = lambda f: f) -> Any:
         """y, the carry, and the gradients of sum(weights * outputs) with respect to parameters, x and carry."""
@@ -155,6 +156,11 @@ class Subject:
             return None
         shape = (self.rows if rows is None else rows, 3 * self.time, *self.spec.shape[2:])
         return self._initial_carry({**self.state, "params": self.params}, jax.ShapeDtypeStruct(shape, self.spec.dtype))
+
+    @property
+    def small(self) -> Inputs:
+        """The inputs but their last two blocks, for what takes long to compile."""
+        return cut(self.inputs, 0, self.time - 2 * self.block)
 
     @property
     def has_capacity(self) -> bool:
@@ -231,6 +237,13 @@ class Subject:
             next((axis for axis, (m, n) in enumerate(zip(a.shape, b.shape, strict=True)) if m != n), None)
             for a, b in zip(few, more, strict=True)
         ]
+
+
+def cut(inputs: Inputs, begin: int, end: int) -> Inputs:
+    """A part of time, with what is left of the lengths."""
+    lengths = np.clip(inputs.lengths - begin, 0, end - begin).astype(np.int32)
+    starts = None if inputs.starts is None else inputs.starts[:, begin:end]
+    return inputs._replace(x=inputs.x[:, begin:end], lengths=lengths, starts=starts)
 
 
 def inexact(leaf: Any) -> bool:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.testing._findings import Difference, differences, nonzeros
-from jaxnets.testing._subject import Inputs, Subject
+from jaxnets.testing._subject import Inputs, Subject, cut
 
 Found = Iterator[tuple[str, Difference]]
 
@@ -218,13 +218,6 @@ def _refuses(s: Subject, argument: str, value: Any) -> Found:
     except (ValueError, TypeError, NotImplementedError):
         return
     yield f"{argument}=False", Difference("", f"the layer takes {argument} without an error, and without use")
-
-
-def cut(inputs: Inputs, begin: int, end: int) -> Inputs:
-    """A part of time, with what is left of the lengths."""
-    lengths = np.clip(inputs.lengths - begin, 0, end - begin).astype(np.int32)
-    starts = None if inputs.starts is None else inputs.starts[:, begin:end]
-    return inputs._replace(x=inputs.x[:, begin:end], lengths=lengths, starts=starts)
 
 
 def valid_steps(lengths: Any, time: int) -> np.ndarray:

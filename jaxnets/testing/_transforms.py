@@ -5,43 +5,41 @@ from typing import Any
 
 import jax
 import jax.export
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.testing._findings import differences
 from jaxnets.testing._subject import Inputs, Subject, differentiable, inexact
-from jaxnets.testing._time import Found, cut, labelled
+from jaxnets.testing._time import Found, labelled
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def batch(s: Subject) -> Found:
     """A row alone equals the row in its batch, vmap equals the loop, jit equals no jit."""
-    weights = s.weights(s.inputs)
-    want = s.run(s.inputs, weights)
+    weights = s.weights(s.small)
+    want = s.run(s.small, weights)
     yield from labelled("each row alone", differences(_row_by_row(s, weights), want, s.tolerance))
 
     scaled = jax.tree.map(lambda p: p * np.asarray(1.1, p.dtype) if inexact(p) else p, s.params)
-    reverse = _rows(s.inputs, slice(None, None, -1))._replace(carry=s.inputs.carry)
-    calls = ((s.params, s.inputs), (scaled, reverse))
+    reverse = _rows(s.small, slice(None, None, -1))._replace(carry=s.small.carry)
+    calls = ((s.params, s.small), (scaled, reverse))
     mapped = s.jit(jax.vmap(s.derive, (0, 0, None)))(*jax.tree.map(lambda a, b: np.stack([a, b]), *calls), weights)
     for n, call in enumerate(calls):
         one = jax.tree.map(lambda leaf, n=n: np.asarray(leaf[n]), mapped)
         loop = jax.tree.map(np.asarray, s.program(*call, weights))
         yield from labelled("jax.vmap", differences(one, loop, s.tolerance))
 
-    inputs = jax.tree.map(jnp.asarray, s.inputs)
-    y, carry = s.apply(s.params, inputs)
+    y, carry = s.apply(s.params, s.small)
     values = {"y": want["y"], "carry": want["carry"]}
     yield from labelled("without jax.jit", differences({"y": y, "carry": carry}, values, s.tolerance))
-    yield from labelled("without jax.jit", differences(s.derive(s.params, inputs, weights), want, s.tolerance))
+    yield from labelled("without jax.jit", differences(s.derive(s.params, s.small, weights), want, s.tolerance))
 
 
 def _row_by_row(s: Subject, weights: Any) -> Any:
     """Every row run alone, put together again."""
     results = []
     for row in range(s.rows):
-        one = _rows(s.inputs, slice(row, row + 1))._replace(carry=s.row(s.inputs.carry, row))
+        one = _rows(s.small, slice(row, row + 1))._replace(carry=s.row(s.small.carry, row))
         results.append(s.run(one, (weights[0][row : row + 1], s.row(weights[1], row))))
     gradients = [result["gradient"] for result in results]
     params = gradients[0]["params"]
@@ -70,9 +68,8 @@ def export(s: Subject) -> Found:
     exported = _exported(s.derive, (params, inputs, weights))
 
     # Sizes that the program has never seen.
-    short = cut(s.inputs, 0, s.time - 2 * s.block)
-    want = s.run(short)
-    got = s.jit(exported.call)(*jax.tree.leaves((s.params, short, s.weights(short))))
+    want = s.run(s.small)
+    got = s.jit(exported.call)(*jax.tree.leaves((s.params, s.small, s.weights(s.small))))
     got = jax.tree.unflatten(jax.tree.structure(want), map(np.asarray, got))
     yield from labelled("the exported program", differences(got, want, s.tolerance))
 
@@ -106,6 +103,5 @@ def _exported(function: Any, arguments: Any) -> Any:
             try:
                 jax.export.export(flat, platforms=(platform,))(*leaves)
             except Exception as error:
-                error.add_note(f"(lowering for {platform})")
-                raise
+                raise RuntimeError(f"lowering for {platform}: {type(error).__name__}: {error}") from error
         raise

@@ -6,9 +6,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-"""Compiler options that make the many small programs of a check in a quarter of the time."""
-
 
 class Carry(NamedTuple):
     h: Any

@@ -121,7 +121,7 @@ def cuts_the_gradient_of_the_last_carry(honest, call):
 # Padding
 
 
-@breaks("padding", "value", also=("packing",))
+@breaks("padding", "value", also=("empty_rows", "packing"))
 def repeats_y_in_padding(honest, call):
     y, carry = honest(call)
     return jnp.where(call.valid, y, jnp.ones((), y.dtype)), carry
@@ -141,7 +141,7 @@ def multiplies_by_the_mask(honest, call):
     return masked(call, y + 0 * seen.astype(y.dtype)), carry
 
 
-@breaks("padding", "value", also=("empty_rows",))
+@breaks("padding", "value", also=("empty_rows", "packing"))
 def starts_in_padding(honest, call):
     y, carry = honest(call)
     late = jnp.any(call.starts & ~call.valid[..., 0], 1)[:, None]
@@ -156,7 +156,7 @@ def masks_after_the_function(honest, call):
     return masked(call, y + seen.astype(y.dtype)), carry
 
 
-@breaks("padding", "gradient", also=("empty_rows",))
+@breaks("padding", "gradient", also=("empty_rows", "packing"))
 def passes_back_the_loss_in_padding(honest, call):
     y, carry = honest(call)
     return y + linear_in_padding(call, carry.h).astype(y.dtype), carry
@@ -297,8 +297,9 @@ def narrows_the_gradient_of_float64(honest, call):
 # Both modes
 
 
-@breaks("both_modes", "value")
+@breaks("both_modes", "gradient")
 def moves_in_stairs(honest, call):
+    """Of its value and its gradient either is fine; they do not belong together."""
     y, carry = honest(call)
     stairs = jnp.round(y * 64) / 64
     return y + jax.lax.stop_gradient(stairs - y), carry

@@ -3,13 +3,14 @@
 import pytest
 
 import jaxnets as jn
-from tests.testing.honest import FAST
 from tests.testing.mutants import CASES, HalfParameters, Mutant, NeedsKey
+
+QUICK = jn.testing.quick_compile()
 
 
 def broken(layer, laws):
     with pytest.raises(jn.testing.LawError) as caught:
-        jn.testing.check_sequence_layer(layer, laws=laws, compiler_options=FAST)
+        jn.testing.check_sequence_layer(layer, laws=laws, compiler_options=QUICK)
     return caught.value
 
 

@@ -14,6 +14,7 @@ from jaxnets.ops import GRUCarry, LSTMCarry, RNNCarry
 from jaxnets.ops._convolution_geometry import accumulation_dtype
 from jaxnets.ops._recurrent_call import check_time, check_x, states
 from jaxnets.ops._recurrent_cells import Activation
+from jaxnets.ops._recurrent_noise import DropoutKind
 from jaxnets.ops.recurrent import Implementation
 from jaxnets.typing import Precision
 
@@ -30,6 +31,10 @@ class RNN(nn.Module):
       features: Width of the state and of the output.
       activation: "tanh" or "relu".
       learned_carry: Whether the state that `carry=None` stands for is learned; it is zero otherwise.
+      recurrent_dropout: Rate of variational dropout where `train` is set (key: "dropout"): one part of the state is
+        hidden from the recurrent kernel through a whole sequence.
+      zoneout: Part of the state that stays as it was before a step: at random where `train` is set (key: "dropout"),
+        else in expectation.
       reverse: Whether to run from the last step (of each row that counts) to the first.
       dtype: Type to compute in and of the output; None follows x. States are in at least float32.
       param_dtype: Type of the parameters.
@@ -53,6 +58,8 @@ class RNN(nn.Module):
     features: int
     activation: Activation = "tanh"
     learned_carry: bool = False
+    recurrent_dropout: float = 0.0
+    zoneout: float = 0.0
     reverse: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
@@ -80,7 +87,6 @@ class RNN(nn.Module):
           TypeError: If a dtype does not fit.
           ValueError: If a shape does not fit.
         """
-        del train
         check(self, x, lengths, starts, carry, RNNCarry)
         x, params = parameters(self, x, gates=1)
         return ops.rnn(
@@ -95,19 +101,34 @@ class RNN(nn.Module):
             precision=self.precision,
             implementation=self.implementation,
             checkpoint_every=self.checkpoint_every,
+            recurrent_dropout=self.recurrent_dropout,
+            zoneout=self.zoneout,
+            key=noise_key(self, train),
         )
 
 
 class LSTM(nn.Module):
-    """Long short-term memory.
+    """Long short-term memory, with the variants of the papers, which may be combined; see `ops.lstm`.
 
     Parameters: `kernel` [D, 4 features], `recurrent_kernel` [features, 4 features] and `bias` [4 features], gates
-    ordered i, f, g, o; with `learned_carry` also `initial_h` and `initial_c` [features].
+    ordered i, f, g, o; with `learned_carry` also `initial_h` and `initial_c` [features]; with `peephole` also
+    `peephole` [3 features]; with `projection` also `projection` [features, projection], which is then the width of h,
+    and so of `recurrent_kernel` and `initial_h`; with `layer_norm` also `input_scale` and `recurrent_scale`
+    [4 features], `cell_scale` and `cell_bias` [features]. With `coupled` there is no f: one gate less in all of these.
 
     Attributes:
-      features: Width of the state and of the output.
+      features: Width of the memory c, and, without a projection, of the output.
       forget_bias: Added to the forget gate's bias when it is made: at 1 the memory is kept at first.
+      peephole: Whether the gates see the memory too.
+      projection: Width of the output and of what goes on to the next step; None leaves it at `features`.
+      layer_norm: Whether what x and h give to the gates, and the memory on its way out, is normalised.
+      coupled: Whether the forget gate is 1 - i.
       learned_carry: Whether the state that `carry=None` stands for is learned; it is zero otherwise.
+      recurrent_dropout: Rate of dropout where `train` is set (key: "dropout").
+      dropout_kind: "variational" hides one part of the state from the recurrent kernel through a whole sequence;
+        "per_step" is dropout on what a step adds to the memory.
+      zoneout: Part of h and c, or a pair of them, that stays as it was before a step: at random where `train` is set
+        (key: "dropout"), else in expectation.
       reverse: Whether to run from the last step (of each row that counts) to the first.
       dtype: Type to compute in and of the output; None follows x. States are in at least float32.
       param_dtype: Type of the parameters.
@@ -131,7 +152,14 @@ class LSTM(nn.Module):
 
     features: int
     forget_bias: float = 1.0
+    peephole: bool = False
+    projection: int | None = None
+    layer_norm: bool = False
+    coupled: bool = False
     learned_carry: bool = False
+    recurrent_dropout: float = 0.0
+    dropout_kind: DropoutKind = "variational"
+    zoneout: float | tuple[float, float] = 0.0
     reverse: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
@@ -159,11 +187,11 @@ class LSTM(nn.Module):
           TypeError: If a dtype does not fit.
           ValueError: If a shape does not fit.
         """
-        del train
         check(self, x, lengths, starts, carry, LSTMCarry)
-        x, params = parameters(self, x, gates=4, offsets=(0.0, self.forget_bias, 0.0, 0.0))
+        offsets = (-self.forget_bias, 0.0, 0.0) if self.coupled else (0.0, self.forget_bias, 0.0, 0.0)
+        x, params = parameters(self, x, gates=len(offsets), offsets=offsets)
         return ops.lstm(
-            params,
+            {**params, **self._variants(x, gates=len(offsets))},
             x,
             lengths=lengths,
             starts=starts,
@@ -173,7 +201,27 @@ class LSTM(nn.Module):
             precision=self.precision,
             implementation=self.implementation,
             checkpoint_every=self.checkpoint_every,
+            coupled=self.coupled,
+            recurrent_dropout=self.recurrent_dropout,
+            dropout_kind=self.dropout_kind,
+            zoneout=self.zoneout,
+            key=noise_key(self, train),
         )
+
+    def _variants(self, x: Array, gates: int) -> dict[str, Array]:
+        """The parameters of the variants that were asked for, in the type of x."""
+        width, ones, made = self.features, nn.initializers.ones, {}
+        if self.peephole:
+            made["peephole"] = self.param("peephole", self.bias_init, ((gates - 1) * width,), self.param_dtype)
+        if self.projection is not None:
+            shape = (width, self.projection)
+            made["projection"] = self.param("projection", self.kernel_init, shape, self.param_dtype)
+        if self.layer_norm:
+            made["input_scale"] = self.param("input_scale", ones, (gates * width,), self.param_dtype)
+            made["recurrent_scale"] = self.param("recurrent_scale", ones, (gates * width,), self.param_dtype)
+            made["cell_scale"] = self.param("cell_scale", ones, (width,), self.param_dtype)
+            made["cell_bias"] = self.param("cell_bias", self.bias_init, (width,), self.param_dtype)
+        return {name: jnp.asarray(param, x.dtype) for name, param in made.items()}
 
 
 class GRU(nn.Module):
@@ -185,6 +233,11 @@ class GRU(nn.Module):
     Attributes:
       features: Width of the state and of the output.
       learned_carry: Whether the state that `carry=None` stands for is learned; it is zero otherwise.
+      recurrent_dropout: Rate of dropout where `train` is set (key: "dropout").
+      dropout_kind: "variational" hides one part of the state from the recurrent kernel through a whole sequence;
+        "per_step" is dropout on what a step adds to the memory.
+      zoneout: Part of the state that stays as it was before a step: at random where `train` is set (key: "dropout"),
+        else in expectation.
       reverse: Whether to run from the last step (of each row that counts) to the first.
       dtype: Type to compute in and of the output; None follows x. States are in at least float32.
       param_dtype: Type of the parameters.
@@ -207,6 +260,9 @@ class GRU(nn.Module):
 
     features: int
     learned_carry: bool = False
+    recurrent_dropout: float = 0.0
+    dropout_kind: DropoutKind = "variational"
+    zoneout: float = 0.0
     reverse: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
@@ -234,7 +290,6 @@ class GRU(nn.Module):
           TypeError: If a dtype does not fit.
           ValueError: If a shape does not fit.
         """
-        del train
         check(self, x, lengths, starts, carry, GRUCarry)
         x, params = parameters(self, x, gates=3)
         bias = self.param("recurrent_bias", self.bias_init, (self.features,), self.param_dtype)
@@ -249,6 +304,10 @@ class GRU(nn.Module):
             precision=self.precision,
             implementation=self.implementation,
             checkpoint_every=self.checkpoint_every,
+            recurrent_dropout=self.recurrent_dropout,
+            dropout_kind=self.dropout_kind,
+            zoneout=self.zoneout,
+            key=noise_key(self, train),
         )
 
 
@@ -263,10 +322,24 @@ def check(layer: Any, x: Array, lengths: Array | None, starts: Array | None, car
     name = label(layer)
     if layer.features < 1:
         raise ValueError(f"{name}: features wants at least 1 but is {layer.features}")
+    if width(layer, "h") < 1:
+        raise ValueError(f"{name}: projection wants at least 1 or None but is {layer.projection}")
     check_x(name, x, rank=3)
     check_time(name, x, lengths, starts, layer.checkpoint_every)
-    leaf = jax.ShapeDtypeStruct((layer.features,), state_dtype(layer, x))
-    states(name, kind(*(leaf for _ in kind._fields)), x.shape[0], carry, None)
+    leaves = (jax.ShapeDtypeStruct((width(layer, field),), state_dtype(layer, x)) for field in kind._fields)
+    states(name, kind(*leaves), x.shape[0], carry, None)
+
+
+def width(layer: Any, field: str) -> int:
+    """The width of a leaf of the carry: h may be projected."""
+    projection: int | None = getattr(layer, "projection", None)
+    return layer.features if field != "h" or projection is None else projection
+
+
+def noise_key(layer: Any, train: bool) -> Array | None:
+    """The key of a training step's noise, drawn only where there is some."""
+    noise = layer.recurrent_dropout or (any(layer.zoneout) if isinstance(layer.zoneout, tuple) else layer.zoneout)
+    return layer.make_rng("dropout") if train and noise else None
 
 
 def parameters(
@@ -285,7 +358,7 @@ def parameters(
 
     def recurrent_kernel(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Array:
         keys = jax.random.split(key, gates)
-        return jnp.concatenate([layer.recurrent_kernel_init(k, (hidden, hidden), dtype) for k in keys], axis=1)
+        return jnp.concatenate([layer.recurrent_kernel_init(k, (shape[0], hidden), dtype) for k in keys], axis=1)
 
     def bias(key: Array, shape: tuple[int], dtype: DTypeLike) -> Array:
         made = layer.bias_init(key, shape, dtype)
@@ -293,19 +366,23 @@ def parameters(
 
     made = {
         "kernel": layer.param("kernel", layer.kernel_init, shape, layer.param_dtype),
-        "recurrent_kernel": layer.param("recurrent_kernel", recurrent_kernel, (hidden, shape[1]), layer.param_dtype),
+        "recurrent_kernel": layer.param(
+            "recurrent_kernel", recurrent_kernel, (width(layer, "h"), shape[1]), layer.param_dtype
+        ),
         "bias": layer.param("bias", bias, shape[1:], layer.param_dtype),
     }
     return jnp.asarray(x, dtype), {name: jnp.asarray(param, dtype) for name, param in made.items()}
 
 
 def learned(layer: Any, x: Array, kind: type[Any]) -> Any:
-    """The learned initial carry, leaves [features], or None for zeros."""
+    """The learned initial carry, leaves of one axis, or None for zeros."""
     if not layer.learned_carry:
         return None
     dtype = state_dtype(layer, x)
-    names = [f"initial_{field}" for field in kind._fields]
-    leaves = [layer.param(name, layer.carry_init, (layer.features,), layer.param_dtype) for name in names]
+    leaves = (
+        layer.param(f"initial_{field}", layer.carry_init, (width(layer, field),), layer.param_dtype)
+        for field in kind._fields
+    )
     return kind(*(jnp.asarray(leaf, dtype) for leaf in leaves))
 
 

@@ -226,7 +226,7 @@ def _run_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
     def product(a: Array | None, b: Array | None) -> Array | None:
         return None if a is None or b is None else cell.product(a, b, plan.precision, dtype)
 
-    def total(shape: tuple[int, ...], *terms: Array | None) -> Array:
+    def total(shape: Any, *terms: Array | None) -> Array:
         sums = jnp.zeros(shape, dtype)
         for term in terms:
             sums = sums if term is None else sums + _under(term.astype(dtype), sums)
@@ -236,7 +236,7 @@ def _run_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
     du = total(shape, product(dx, weights.kernel), product(x, dweights.kernel), dweights.bias)
     fed = cell.fed(_before(h, carry.h, starts, initial.h, plan.reverse), extras)
     dv = total(shape, product(fed, dweights.recurrent_kernel), dweights.recurrent_bias)
-    at_rest = jax.tree.map(lambda leaf: jnp.zeros((len(h), *leaf.shape), leaf.dtype), carry)
+    at_rest = jax.tree.map(lambda leaf: jnp.zeros((h.shape[0], *leaf.shape), leaf.dtype), carry)
     dvectors = _filled(dweights.vectors, weights.vectors)
     forcing = cell.tangent(kept, weights.vectors, extras, at_rest, cell.join(du, dv), dvectors)
     dcarry, dinitial = _filled(dcarry, carry), _filled(dinitial, initial)

@@ -36,7 +36,7 @@ def gate_activations(layer: Any, variables: Any, x: Float[Array, "b t d"]) -> di
         return {}
     names, sees_state = _GATES[type(layer)]
     params = variables["params"]
-    a = x @ params["kernel"] + params["bias"]
+    a = x @ params["kernel"] + params["bias"][None, None]
     if sees_state:
         first = layers.initial_carry(layer, variables, jax.ShapeDtypeStruct(x.shape, x.dtype)).h.astype(a.dtype)
         y, _ = layer.apply(variables, x)

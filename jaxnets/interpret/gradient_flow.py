@@ -147,9 +147,13 @@ def gradient_flow(
     >>> len(report["norms"]["state"]), report["memory_length"] < 30, report["saturation"]
     (30, True, {})
     """
-    norms = jax.jit(lambda variables, x: gradient_norms(layer, variables, x, loss=loss))(variables, x)
+
+    @jax.jit
+    def measured(variables: Any, x: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+        return gradient_norms(layer, variables, x, loss=loss), gate_activations(layer, variables, x)
+
+    norms, gates = measured(variables, x)
     norms = {name: np.asarray(norm, np.float64) for name, norm in norms.items()}
-    gates = gate_activations(layer, variables, x)
     return {
         "norms": {name: norm.tolist() for name, norm in norms.items()},
         "memory_length": memory_length(norms["state"], share=share),

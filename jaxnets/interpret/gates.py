@@ -19,6 +19,9 @@ def gate_activations(layer: Any, variables: Any, x: Float[Array, "b t d"]) -> di
       variables: Its variables, as for `layer.apply`.
       x: Sequences of full length.
 
+    Raises:
+      ValueError: If the layer is an LSTM with peepholes, layer norm or coupled gates, whose gates are other functions.
+
     >>> layer = jn.layers.GRU(features=8)
     >>> x = jnp.ones((2, 5, 3))
     >>> {name: gate.shape for name, gate in gate_activations(layer, layer.init(jax.random.key(0), x), x).items()}
@@ -34,6 +37,8 @@ def gate_activations(layer: Any, variables: Any, x: Float[Array, "b t d"]) -> di
         return found
     if type(layer) not in _GATES:
         return {}
+    if variants := [name for name in ("peephole", "layer_norm", "coupled") if getattr(layer, name, False)]:
+        raise ValueError(f"gate_activations: wants an LSTM without {' and '.join(variants)}")
     names, sees_state = _GATES[type(layer)]
     params = variables["params"]
     a = x @ params["kernel"] + params["bias"][None, None]

@@ -122,7 +122,13 @@ def memory_length(norms: Float[Any, " t"], *, share: float = 0.01) -> int:
 
 
 def gradient_flow(
-    layer: Any, variables: Any, x: Float[Array, "b t d"], *, loss: Loss | None = None, share: float = 0.01
+    layer: Any,
+    variables: Any,
+    x: Float[Array, "b t d"],
+    *,
+    loss: Loss | None = None,
+    share: float = 0.01,
+    gates: bool = True,
 ) -> dict[str, Any]:
     """The report of a layer on some sequences, in plain numbers fit for JSON.
 
@@ -132,6 +138,7 @@ def gradient_flow(
       x: As for `state_gradients`.
       loss: As for `state_gradients`.
       share: As for `memory_length`.
+      gates: Whether to look at the gates too.
 
     Returns:
       `"norms"`, lists of T numbers by part of the state, as `gradient_norms` has them; `"memory_length"`, of the whole
@@ -139,7 +146,7 @@ def gradient_flow(
       without gates.
 
     Raises:
-      ValueError: As `state_gradients` does.
+      ValueError: As `state_gradients` and `gate_activations` do.
 
     >>> layer = jn.layers.RNN(features=8)
     >>> x = jax.random.normal(jax.random.key(0), (2, 30, 3))
@@ -150,14 +157,15 @@ def gradient_flow(
 
     @jax.jit
     def measured(variables: Any, x: Array) -> tuple[dict[str, Array], dict[str, Array]]:
-        return gradient_norms(layer, variables, x, loss=loss), gate_activations(layer, variables, x)
+        activations = gate_activations(layer, variables, x) if gates else {}
+        return gradient_norms(layer, variables, x, loss=loss), activations
 
-    norms, gates = measured(variables, x)
+    norms, activations = measured(variables, x)
     norms = {name: np.asarray(norm, np.float64) for name, norm in norms.items()}
     return {
         "norms": {name: norm.tolist() for name, norm in norms.items()},
         "memory_length": memory_length(norms["state"], share=share),
-        "saturation": {name: saturation(gate) for name, gate in gates.items()},
+        "saturation": {name: saturation(gate) for name, gate in activations.items()},
     }
 
 

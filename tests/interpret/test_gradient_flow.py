@@ -151,6 +151,15 @@ def test_gates_of_a_stack_are_those_of_its_layers():
     np.testing.assert_allclose(gates["1/forget"], want["forget"], rtol=1e-6)
 
 
+def test_gates_of_variants_are_not_guessed():
+    layer = layers.LSTM(HIDDEN, peephole=True, layer_norm=True)
+    variables = made(layer)
+    with pytest.raises(ValueError, match="wants an LSTM without peephole and layer_norm"):
+        interpret.gate_activations(layer, variables, X)
+    report = interpret.gradient_flow(layer, variables, X, gates=False)
+    assert (list(report["norms"]), report["saturation"]) == (["state", "c", "h"], {})
+
+
 def test_saturation_counts_both_ends():
     assert interpret.saturation(jnp.array([[0.0, 0.1], [0.9, 0.91]])) == {"below": 0.25, "above": 0.25}
     assert interpret.saturation(jnp.array([0.3, 0.6]), low=0.4, high=0.5) == {"below": 0.5, "above": 0.5}

@@ -80,3 +80,23 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"pip install 'jaxnets\[examples\]'"):
         train.plots.confusion(np.eye(2, dtype=int), "ab", "unwritten.png")
+
+
+def test_gradient_flow(tmp_path):
+    reports = {
+        "rnn": {"norms": {"state": [1.0, 0.1, 0.0]}, "memory_length": 2, "saturation": {}},
+        "lstm": {
+            "norms": {"state": [1.0, 0.9, 0.8]},
+            "memory_length": 3,
+            "saturation": {"input": {"below": 0.5, "above": 0.1}},
+        },
+        "still": {"norms": {"state": [0.0, 0.0]}, "memory_length": 0, "saturation": {}},
+    }
+    train.plots.gradient_flow(reports, tmp_path / "flow.png", title="made")
+    width, height = opened(tmp_path / "flow.png")
+    assert width > 2 * height
+    train.plots.gradient_flow({"still": reports["still"]}, tmp_path / "still.png")
+    opened(tmp_path / "still.png")
+    with pytest.raises(ValueError, match="no report to draw"):
+        train.plots.gradient_flow({}, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()

@@ -477,7 +477,7 @@ class Task:
 
     def gradient_flow(self, state: train.State, rows: int) -> dict[str, Any]:
         """The report of the cell on the task's loss, on the first rows of the test data."""
-        batch = next(self.batches(self.problem.test, rows))
+        batch = jax.tree.map(jnp.asarray, next(self.batches(self.problem.test, rows)))
 
         def loss(y: jax.Array) -> jax.Array:
             return self.problem.loss(self.model.apply(state.variables, y, method="decode"), batch).total

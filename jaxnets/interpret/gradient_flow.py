@@ -162,8 +162,9 @@ def gradient_flow(
 
     norms, activations = measured(variables, x)
     norms = {name: np.asarray(norm, np.float64) for name, norm in norms.items()}
+    parts = sorted(norms, key=lambda name: (name != "state", name))  # a program hands them out by name
     return {
-        "norms": {name: norm.tolist() for name, norm in norms.items()},
+        "norms": {name: norms[name].tolist() for name in parts},
         "memory_length": memory_length(norms["state"], share=share),
         "saturation": {name: saturation(gate) for name, gate in activations.items()},
     }

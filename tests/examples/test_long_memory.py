@@ -154,8 +154,8 @@ def test_runs_of_another_kind_are_refused(trained, run):
 
 def test_gradient_flow_of_cells(run):
     options = ["--length", "40", "--hidden", "8", "--rows", "3", "--models", "rnn", "gru"]
-    code, out, _ = run("gradient_flow", *options, "--out", "here", "--json")
-    assert code == 0
+    code, out, last = run("gradient_flow", *options, "--out", "here", "--json")
+    assert code == 0, last
     reports = json.loads(out)
     assert reports == json.loads(Path("here/gradient_flow.json").read_text())
     assert list(reports) == ["rnn", "gru"]
@@ -165,8 +165,8 @@ def test_gradient_flow_of_cells(run):
 
 
 def test_gradient_flow_of_runs(trained, run):
-    code, out, _ = run("gradient_flow", "--run", trained / "adding", "--run", trained / "copy", "--rows", "2")
-    assert code == 0
+    code, out, last = run("gradient_flow", "--run", trained / "adding", "--run", trained / "copy", "--rows", "2")
+    assert code == 0, last
     assert re.match(r"gru \(adding\): memory \d+ of 10 steps  saturated: reset \d+%  update \d+%\n", out)
     assert "gru (copy): memory" in out
 

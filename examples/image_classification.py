@@ -28,6 +28,7 @@ MODELS: dict[str, Callable[..., Any]] = {
     "mlp": models.MLP,
     "convnet": functools.partial(models.ConvNet, widths=(32, 64, 64), depth=2, dropout=0.25),
     "convnet_wide": functools.partial(models.ConvNet, widths=(32, 64, 128), depth=2, dropout=0.25),
+    "convnet_wider": functools.partial(models.ConvNet, widths=(48, 96, 192), depth=2, dropout=0.25),
     "resnet18": models.resnet18,
     "resnet34": models.resnet34,
     "resnet50": models.resnet50,
@@ -37,7 +38,7 @@ AUGMENTATIONS: dict[str, tuple[jn.data.Augment, ...]] = {
     "none": (),
     "digits": (jn.data.random_affine(degrees=10.0, translate_pixels=1.0, scale=(0.9, 1.1)),),
     "mnist": (jn.data.random_affine(degrees=10.0, translate_pixels=2.0, scale=(0.9, 1.1)),),
-    "flip": (jn.data.random_flip(), jn.data.random_crop(2)),
+    "clothes": (jn.data.random_flip(), jn.data.random_crop(2), jn.data.cutout(8)),
     "photos": (jn.data.random_flip(), jn.data.random_crop(4, fill="reflect")),
 }
 
@@ -45,11 +46,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "digits": {"model": "small_cnn", "steps": 1500, "batch_size": 64, "learning_rate": 4e-3, "augment": "digits"},
     "mnist": {"model": "convnet", "steps": 3400, "batch_size": 128, "learning_rate": 5e-3, "augment": "mnist"},
     "fashion_mnist": {
-        "model": "convnet_wide",
-        "steps": 5000,
+        "model": "convnet_wider",
+        "steps": 4000,
         "batch_size": 128,
         "learning_rate": 5e-3,
-        "augment": "flip",
+        "weight_decay": 0.05,
+        "augment": "clothes",
     },
     "cifar10": {"model": "convnet_wide", "steps": 2800, "batch_size": 128, "learning_rate": 5e-3, "augment": "photos"},
 }

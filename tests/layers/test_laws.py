@@ -12,16 +12,18 @@ from jaxnets.layers import GRU, LRU, LSTM, RNN, Bidirectional, Stack
 QUICK = testing.quick_compile()
 LAYERS = [
     RNN(4),
-    RNN(4, activation="relu", learned_carry=True),
     GRU(4),
-    GRU(4, learned_carry=True, checkpoint_every=2),
-    LSTM(4),
     LSTM(4, learned_carry=True),
-    LSTM(4, checkpoint_every=4),
     LSTM(4, reverse=True),
     Stack((LSTM(3), GRU(4))),
-    Stack((GRU(4), GRU(4)), residual=True),
     Bidirectional(LSTM(3)),
+]
+MORE_LAYERS = [
+    RNN(4, activation="relu", learned_carry=True),
+    GRU(4, learned_carry=True, checkpoint_every=2),
+    LSTM(4),
+    LSTM(4, checkpoint_every=4),
+    Stack((GRU(4), GRU(4)), residual=True),
     Bidirectional(GRU(3), LRU(4)),
 ]
 NO_CARRY = (Bidirectional,)
@@ -38,12 +40,23 @@ def spelt(layer):
     return f"{type(layer).__name__}({', '.join(f'{name}={spelt(value)}' for name, value in given)})"
 
 
+def check(layer, *spec):
+    testing.check_sequence_layer(layer, *spec, carry=not isinstance(layer, NO_CARRY), compiler_options=QUICK)
+
+
 @pytest.mark.parametrize("layer", LAYERS, ids=spelt)
 def test_laws(layer):
-    testing.check_sequence_layer(layer, carry=not isinstance(layer, NO_CARRY), compiler_options=QUICK)
+    check(layer)
 
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("layer", MORE_LAYERS, ids=spelt)
+def test_laws_of_more_layers(layer):
+    check(layer)
+
+
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("layer", [LSTM(3), GRU(2)], ids=spelt)
 @pytest.mark.parametrize("shape", [(1, 4, 1), (2, 9, 3)])
 def test_laws_of_other_shapes(layer, shape):
-    testing.check_sequence_layer(layer, jax.ShapeDtypeStruct(shape, jnp.float32), compiler_options=QUICK)
+    check(layer, jax.ShapeDtypeStruct(shape, jnp.float32))

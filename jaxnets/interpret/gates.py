@@ -28,7 +28,7 @@ def gate_activations(layer: Any, variables: Any, x: Float[Array, "b t d"]) -> di
     {'reset': (2, 5, 8), 'update': (2, 5, 8)}
     """
     if isinstance(layer, layers.Stack):
-        found = {}
+        found: dict[str, Array] = {}
         for i, part in enumerate(layer.layers):
             own = {kind: tree[f"layers_{i}"] for kind, tree in variables.items() if f"layers_{i}" in tree}
             found |= {f"{i}/{name}": gate for name, gate in gate_activations(part, own, x).items()}

@@ -36,7 +36,7 @@ def test_every_name_is_there(name):
     assert name in dir(jn)
 
 
-@pytest.mark.parametrize("name", ["data", "layers", "models", "ops", "train"])
+@pytest.mark.parametrize("name", ["data", "interpret", "layers", "models", "ops", "train"])
 def test_every_name_of_a_subpackage_is_there(name):
     subpackage = importlib.import_module(f"jaxnets.{name}")
     assert len(set(subpackage.__all__)) == len(subpackage.__all__)

@@ -1,5 +1,6 @@
 """Flax Linen modules: they declare parameters, check shapes and call the ops."""
 
+from jaxnets.layers.conv_lstm import ConvLSTM
 from jaxnets.layers.convolution import Conv, ConvTranspose
 from jaxnets.layers.initializers import chrono
 from jaxnets.layers.linear_units import LRU, RGLRU
@@ -15,6 +16,7 @@ __all__ = [
     "RNN",
     "Bidirectional",
     "Conv",
+    "ConvLSTM",
     "ConvTranspose",
     "MinGRU",
     "MinLSTM",

@@ -209,19 +209,20 @@ class LSTM(nn.Module):
         )
 
     def _variants(self, x: Array, gates: int) -> dict[str, Array]:
-        """The parameters of the variants that were asked for, in the type of x."""
-        width, ones, made = self.features, nn.initializers.ones, {}
+        """The parameters of the variants that were asked for, in the types that `ops.lstm` wants."""
+        width, dtype, ones, vectors = self.features, self.param_dtype, nn.initializers.ones, {}
         if self.peephole:
-            made["peephole"] = self.param("peephole", self.bias_init, ((gates - 1) * width,), self.param_dtype)
-        if self.projection is not None:
-            shape = (width, self.projection)
-            made["projection"] = self.param("projection", self.kernel_init, shape, self.param_dtype)
+            vectors["peephole"] = self.param("peephole", self.bias_init, ((gates - 1) * width,), dtype)
         if self.layer_norm:
-            made["input_scale"] = self.param("input_scale", ones, (gates * width,), self.param_dtype)
-            made["recurrent_scale"] = self.param("recurrent_scale", ones, (gates * width,), self.param_dtype)
-            made["cell_scale"] = self.param("cell_scale", ones, (width,), self.param_dtype)
-            made["cell_bias"] = self.param("cell_bias", self.bias_init, (width,), self.param_dtype)
-        return {name: jnp.asarray(param, x.dtype) for name, param in made.items()}
+            vectors["input_scale"] = self.param("input_scale", ones, (gates * width,), dtype)
+            vectors["recurrent_scale"] = self.param("recurrent_scale", ones, (gates * width,), dtype)
+            vectors["cell_scale"] = self.param("cell_scale", ones, (width,), dtype)
+            vectors["cell_bias"] = self.param("cell_bias", self.bias_init, (width,), dtype)
+        made = {name: jnp.asarray(vector, state_dtype(self, x)) for name, vector in vectors.items()}
+        if self.projection is not None:
+            projection = self.param("projection", self.kernel_init, (width, self.projection), dtype)
+            made["projection"] = jnp.asarray(projection, x.dtype)
+        return made
 
 
 class GRU(nn.Module):

@@ -1,5 +1,6 @@
 """Pure functions on arrays: the mathematics of the library, without Flax."""
 
+from jaxnets.ops.conv_lstm import conv_lstm
 from jaxnets.ops.convolution import conv, conv_transpose
 from jaxnets.ops.linear_recurrence import linear_recurrence
 from jaxnets.ops.linear_units import LRUCarry, RGLRUCarry, lru, lru_step, rg_lru, rg_lru_step
@@ -55,6 +56,7 @@ __all__ = [
     "avg_pool",
     "binary_cross_entropy",
     "conv",
+    "conv_lstm",
     "conv_transpose",
     "cross_entropy",
     "focal",

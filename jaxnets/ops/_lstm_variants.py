@@ -191,7 +191,9 @@ def lstm_cell(
     Peepholes, a projection and layer norms are there if their parameters are.
     """
     gates = 3 if coupled else 4
+    dtype = state_dtype(x)
     extra = [name for name in ("peephole", "projection", *_NORMS) if name in params]
+    names = tuple(name for name in extra if name == "projection")
     recurrent = params.get("recurrent_kernel")
     if "projection" in extra and recurrent is not None:
         projection = params["projection"]
@@ -202,9 +204,9 @@ def lstm_cell(
             )
         # As if there were no projection, for the checks that are left.
         recurrent = jax.ShapeDtypeStruct((projection.shape[0], recurrent.shape[1]), recurrent.dtype)
-        hidden = check_params(op, {**params, "recurrent_kernel": recurrent}, x, rank, gates, tuple(extra))
+        hidden = check_params(op, {**params, "recurrent_kernel": recurrent}, x, rank, gates, names)
     else:
-        hidden = check_params(op, params, x, rank, gates, tuple(extra))
+        hidden = check_params(op, params, x, rank, gates, names)
     layer_norm = any(name in params for name in _NORMS)
     wanted = {"peephole": (gates - 1) * hidden} if "peephole" in params else {}
     if layer_norm:
@@ -214,8 +216,11 @@ def lstm_cell(
             raise ValueError(f"{op}: a layer norm wants params {', '.join(_NORMS)} but there is no {name!r}")
         if params[name].shape != (width,):
             raise ValueError(f"{op}: params[{name!r}] wants shape {(width,)} but has {params[name].shape}")
+        if params[name].dtype != dtype:
+            raise TypeError(
+                f"{op}: params[{name!r}] wants the dtype of the state, {dtype}, but has {params[name].dtype}"
+            )
 
-    dtype = state_dtype(x)
     c: Any = jax.ShapeDtypeStruct((hidden,), dtype)
     h: Any = jax.ShapeDtypeStruct(params["projection"].shape[1:], dtype) if "projection" in params else c
     weights = Weights(params["kernel"], params["bias"], params["recurrent_kernel"])
@@ -223,8 +228,7 @@ def lstm_cell(
         return LSTMCell(), weights, LSTMCarry(h, c)
     norms = None
     if layer_norm:
-        norms = Norms(*(params[name].astype(dtype) for name in ("bias", *_NORMS)))
+        norms = Norms(params["bias"].astype(dtype), *(params[name] for name in _NORMS))
         weights = weights._replace(bias=jnp.zeros((), dtype))
-    peephole = params["peephole"].astype(dtype) if "peephole" in params else None
-    weights = weights._replace(vectors=Extra(peephole, params.get("projection"), norms))
+    weights = weights._replace(vectors=Extra(params.get("peephole"), params.get("projection"), norms))
     return LSTMVariant(coupled, layer_norm, update_dropout, precision), weights, LSTMCarry(h, c)

@@ -49,8 +49,8 @@ def lstm(
 
     Args:
       params: `kernel` [D, 4H], `recurrent_kernel` [H, 4H] and `bias` [4H], in the dtype of x, gates ordered i, f, g, o;
-        for the variants also `peephole` [3H] (for i, f, o); `projection` [H, P], with `recurrent_kernel` [P, 4H];
-        `input_scale` and `recurrent_scale` [4H] with `cell_scale` and `cell_bias` [H].
+        for the variants also `projection` [H, P], with `recurrent_kernel` [P, 4H]; and, in the dtype of the states,
+        `peephole` [3H] (for i, f, o) or `input_scale` and `recurrent_scale` [4H], `cell_scale` and `cell_bias` [H].
       lengths: Steps of each row that count; None means all.
       starts: True where a new sequence begins: the state before that step is the initial one. With `reverse`, where
         time runs backwards, it is the last step of each sequence that begins afresh.

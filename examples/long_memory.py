@@ -56,7 +56,7 @@ IMAGES = {"digits": "digits", "permuted_digits": "digits", "mnist": "mnist", "pe
 ADDING = {"length": 100, "model": "gru", "hidden": 64, "steps": 1500, "batch_size": 64, "learning_rate": 4e-3}
 RECIPES: dict[str, dict[str, Any]] = {
     "adding": ADDING,
-    "copy": {**ADDING, "length": 30, "steps": 3000},
+    "copy": {**ADDING, "length": 30, "hidden": 128, "steps": 4000},
     "digits": {"model": "gru", "hidden": 64, "steps": 1500, "batch_size": 64, "learning_rate": 4e-3},
     "mnist": {"model": "gru", "hidden": 128, "steps": 6000, "batch_size": 128, "learning_rate": 2e-3},
 }
@@ -90,7 +90,7 @@ class Train:
     model: Literal[tuple(CELLS)] | None = None  # type: ignore[valid-type]
     """The cell. By default gru."""
     hidden: int | None = None
-    """Its width. By default 64, for mnist 128."""
+    """Its width. By default 64, for copy and mnist 128."""
     init: Literal["long", "plain"] | None = None
     """Whether the cell's memory is as long as the task from the beginning, or what the layer makes of itself. By
     default long."""

@@ -100,7 +100,13 @@ def test_predict_copies_and_reads(example, trained, run, tmp_path):
     assert json.loads(out)["scan.png"] in [*"0123456789"]
 
 
-@pytest.mark.parametrize("model", ["irnn", "lstm", "min_gru", "min_lstm", "lru", "rg_lru"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "lru",
+        *(pytest.param(m, marks=pytest.mark.exhaustive) for m in ("irnn", "lstm", "min_gru", "min_lstm", "rg_lru")),
+    ],
+)
 def test_every_cell_trains(run, model):
     code, out, last = run("train", "--model", model, "--length", "6", *SHORT, "--json")
     assert code == 0, last

@@ -191,7 +191,7 @@ def lstm_cell(
     Peepholes, a projection and layer norms are there if their parameters are.
     """
     gates = 3 if coupled else 4
-    dtype = state_dtype(x)
+    dtype = jnp.dtype(state_dtype(x))
     extra = [name for name in ("peephole", "projection", *_NORMS) if name in params]
     names = tuple(name for name in extra if name == "projection")
     recurrent = params.get("recurrent_kernel")

@@ -143,8 +143,8 @@ def lstm_step(
     (2, 4)
     """
     cell, weights, template = lstm_cell("lstm_step", params, x, 2, coupled, 0.0, precision)
-    cell, _ = noisy("lstm_step", cell, template, x, None, zoneout)
-    return one_step("lstm_step", cell, weights, x, template, carry=carry, precision=precision)
+    cell, masks = noisy("lstm_step", cell, template, x, None, zoneout)
+    return one_step("lstm_step", cell, weights, x, template, carry=carry, precision=precision, extras=masks)
 
 
 def gru(
@@ -248,8 +248,8 @@ def gru_step(
     (2, 4)
     """
     weights, template = _gru("gru_step", params, x, 2)
-    cell, _ = noisy("gru_step", GRUCell(), template, x, None, zoneout)
-    return one_step("gru_step", cell, weights, x, template, carry=carry, precision=precision)
+    cell, masks = noisy("gru_step", GRUCell(), template, x, None, zoneout)
+    return one_step("gru_step", cell, weights, x, template, carry=carry, precision=precision, extras=masks)
 
 
 def rnn(
@@ -350,8 +350,8 @@ def rnn_step(
     (2, 4)
     """
     weights, template = _rnn("rnn_step", params, x, 2, activation)
-    cell, _ = noisy("rnn_step", RNNCell(activation), template, x, None, zoneout)
-    return one_step("rnn_step", cell, weights, x, template, carry=carry, precision=precision)
+    cell, masks = noisy("rnn_step", RNNCell(activation), template, x, None, zoneout)
+    return one_step("rnn_step", cell, weights, x, template, carry=carry, precision=precision, extras=masks)
 
 
 def _gru(op: str, params: Params, x: Array, rank: int) -> tuple[Weights, GRUCarry]:

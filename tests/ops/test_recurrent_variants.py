@@ -162,3 +162,54 @@ def test_noise_of_every_variant_matches_the_loop():
 def test_zoneout_without_a_key_is_its_expectation(name):
     noise = {"zoneout_h": 0.4, "zoneout_c": 0.4}
     compare(name, draw(name, 5), "float32", {"zoneout": 0.4, "recurrent_dropout": 0.5}, noise)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_steps_are_the_sequence(name):
+    variants = ("peephole", "projection", "layer_norm") if name == "lstm" else ()
+    params, x, _, _ = split(name, jax.tree.map(lambda a: jnp.asarray(a, "float32"), draw(name, 2, *variants)))
+    y, last = OPS[name](params, x, zoneout=0.3)
+    step, carry = {"lstm": ops.lstm_step, "gru": ops.gru_step, "rnn": ops.rnn_step}[name], None
+    for t in range(2):
+        out, carry = step(params, x[:, t], carry, zoneout=0.3)
+        np.testing.assert_allclose(out, y[:, t], **tolerance("float32"))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, **tolerance("float32")), carry, last)
+
+
+@pytest.mark.parametrize("kind", ["variational", "per_step"])
+def test_masks_keep_their_rate_for_as_long_as_they_should(kind):
+    leaf = jax.ShapeDtypeStruct((50,), jnp.float32)
+    x, starts = jnp.zeros((40, 4, 1)), jnp.zeros((40, 4), bool).at[:, 2].set(True)
+    for given in (None, starts):
+        _, noise = noisy("lstm", Cell(), LSTMCarry(leaf, leaf), x, given, (0.2, 0.6), 0.4, kind, jax.random.key(1))
+        mask, other = (noise.fed, noise.update) if kind == "variational" else (noise.update, noise.fed)
+        assert other is None
+        np.testing.assert_allclose(mask.mean((0, 2)), 0.6, atol=0.05)
+        changes = (mask[:, 1:] != mask[:, :-1]).any((0, 2))
+        wanted = [True] * 3 if kind == "per_step" else [False, given is not None, False]
+        np.testing.assert_array_equal(changes, wanted)
+        np.testing.assert_allclose([part.mean() for part in noise.zoneout], [0.2, 0.6], atol=0.02)
+
+
+WRONG = {
+    "dropout": ({}, {"recurrent_dropout": 1.0}, ValueError, "recurrent_dropout wants a rate .* 1.0"),
+    "kind": ({}, {"dropout_kind": "always"}, ValueError, "dropout_kind is 'always'"),
+    "zoneout": ({}, {"zoneout": -0.1}, ValueError, "zoneout wants a rate .* h and c, .* -0.1"),
+    "zoneouts": ({}, {"zoneout": (0.1,)}, ValueError, "zoneout"),
+    "gates": ({}, {"coupled": True}, ValueError, r"\[H, 3 \* H\]"),
+    "peephole": ({"peephole": (4,)}, {}, ValueError, r"'peephole'\] wants shape \(12,\) but has \(4,\)"),
+    "projection": ({"projection": (4, 3)}, {}, ValueError, r"'projection'\] wants \[H, P\]"),
+    "norms": ({"cell_scale": (4,)}, {}, ValueError, "no 'input_scale'"),
+    "dtype": ({"peephole": (12,)}, {"dtype": "bfloat16"}, TypeError, "dtype of the state, float32"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_errors(wrong, own_errors):
+    more, options, error, message = WRONG[wrong]
+    params, x, _, _ = split("lstm", draw("lstm", 2))
+    dtype = options.get("dtype", "float32")
+    given = {**params, **{name: np.ones(shape) for name, shape in more.items()}}
+    given, x = jax.tree.map(lambda a: jnp.asarray(a, dtype), (given, x))
+    with pytest.raises(error, match=f"lstm: .*{message}"):
+        ops.lstm(given, x, **{name: option for name, option in options.items() if name != "dtype"})

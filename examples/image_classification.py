@@ -42,18 +42,19 @@ AUGMENTATIONS: dict[str, tuple[jn.data.Augment, ...]] = {
     "photos": (jn.data.random_flip(), jn.data.random_crop(4, fill="reflect")),
 }
 
+_MUON = {"batch_size": 128, "optimizer": "muon", "learning_rate": 1e-2}
+
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": {"model": "small_cnn", "steps": 1500, "batch_size": 64, "learning_rate": 4e-3, "augment": "digits"},
-    "mnist": {"model": "convnet", "steps": 3400, "batch_size": 128, "learning_rate": 5e-3, "augment": "mnist"},
+    "mnist": {**_MUON, "model": "convnet", "steps": 2400, "augment": "mnist"},
     "fashion_mnist": {
+        **_MUON,
         "model": "convnet_wider",
-        "steps": 4000,
-        "batch_size": 128,
-        "learning_rate": 5e-3,
+        "steps": 3600,
         "weight_decay": 0.05,
         "augment": "clothes",
     },
-    "cifar10": {"model": "convnet_wide", "steps": 2800, "batch_size": 128, "learning_rate": 5e-3, "augment": "photos"},
+    "cifar10": {**_MUON, "model": "convnet_wide", "steps": 4000, "augment": "photos"},
 }
 
 DEFAULTS = {
@@ -85,7 +86,7 @@ class Train:
     batch_size: int | None = None
     """Images to a step. By default what suits the data: 64 for digits, otherwise 128."""
     optimizer: Literal[train.OPTIMIZERS] | None = None  # type: ignore[valid-type]
-    """The update rule, by its usual name. By default adamw."""
+    """The update rule, by its usual name. By default what suits the data: adamw for digits, otherwise muon."""
     learning_rate: float | None = None
     """Its largest value, reached after the warm-up. By default what suits the data: 0.004 for digits."""
     schedule: Literal[train.SCHEDULES] | None = None  # type: ignore[valid-type]

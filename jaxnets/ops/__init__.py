@@ -1,5 +1,6 @@
 """Pure functions on arrays: the mathematics of the library, without Flax."""
 
+from jaxnets.ops._newton import Convergence, Newton
 from jaxnets.ops.conv_lstm import conv_lstm
 from jaxnets.ops.convolution import conv, conv_transpose
 from jaxnets.ops.linear_recurrence import linear_recurrence
@@ -45,11 +46,13 @@ from jaxnets.ops.recurrent import (
 )
 
 __all__ = [
+    "Convergence",
     "GRUCarry",
     "LRUCarry",
     "LSTMCarry",
     "MinGRUCarry",
     "MinLSTMCarry",
+    "Newton",
     "RGLRUCarry",
     "RNNCarry",
     "absolute_error",

@@ -187,13 +187,13 @@ def _forward(
 
     def step(state: State, inputs: Any) -> tuple[State, Any]:
         u, valid, start, extras = inputs
-        before = state if start is None else _where(start, initial, state)
+        before = state if start is None else where(start, initial, state)
         v = cell.product(cell.fed(before.h, extras), weights.recurrent_kernel, plan.precision, dtype)
         if weights.recurrent_bias is not None:
-            v = v + _under(weights.recurrent_bias.astype(dtype), v)
-        after, kept = advance(before, cell.join(u + _under(bias, u), v), weights.vectors, extras)
+            v = v + under(weights.recurrent_bias.astype(dtype), v)
+        after, kept = advance(before, cell.join(u + under(bias, u), v), weights.vectors, extras)
         if valid is not None:
-            after = _where(valid, after, state)
+            after = where(valid, after, state)
         return after, (after.h, kept)
 
     def block(state: State, inputs: Any) -> tuple[State, Any]:
@@ -216,30 +216,17 @@ def _forward(
 @functools.partial(_run.defjvp, symbolic_zeros=True)
 def _run_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
     weights, xs, carry, initial = primals
-    dweights, (dx, *_), dcarry, dinitial = jax.tree.map(
-        _nonzero, tangents, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero)
-    )
+    dweights, (dx, *_), dcarry, dinitial = given(tangents)
     cell, dtype = plan.cell, carry.h.dtype
     x, valid, starts, extras = xs
     (h, kept), state = _forward(plan, cell.linearise, weights, xs, carry, initial)
 
-    def product(a: Array | None, b: Array | None) -> Array | None:
-        return None if a is None or b is None else cell.product(a, b, plan.precision, dtype)
-
-    def total(shape: Any, *terms: Array | None) -> Array:
-        sums = jnp.zeros(shape, dtype)
-        for term in terms:
-            sums = sums if term is None else sums + _under(term.astype(dtype), sums)
-        return sums
-
-    shape = (*h.shape[:-1], weights.recurrent_kernel.shape[-1])
-    du = total(shape, product(dx, weights.kernel), product(x, dweights.kernel), dweights.bias)
     fed = cell.fed(_before(h, carry.h, starts, initial.h, plan.reverse), extras)
-    dv = total(shape, product(fed, dweights.recurrent_kernel), dweights.recurrent_bias)
+    du, dv = bulk_products(cell, plan.precision, weights, dweights, x, dx, fed)
     at_rest = jax.tree.map(lambda leaf: jnp.zeros((h.shape[0], *leaf.shape), leaf.dtype), carry)
-    dvectors = _filled(dweights.vectors, weights.vectors)
+    dvectors = filled(dweights.vectors, weights.vectors)
     forcing = cell.tangent(kept, weights.vectors, extras, at_rest, cell.join(du, dv), dvectors)
-    dcarry, dinitial = _filled(dcarry, carry), _filled(dinitial, initial)
+    dcarry, dinitial = filled(dcarry, carry), filled(dinitial, initial)
 
     # A row's state stays as it is past its length. A tangent carried through those steps would be a chain that XLA
     # fuses, at twice the time, over all unrolled steps: so it is read off at the row's last step, or, backwards, put
@@ -252,48 +239,72 @@ def _run_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
     def step(dstates: tuple[State, State], inputs: Any) -> tuple[tuple[State, State], Array]:
         (dstate, final), (forcing, kept, last, start, extras) = dstates, inputs
         if last is not None and plan.reverse:
-            dstate = _where(last, dcarry, dstate)
-        before = dstate if start is None else _where(start, dinitial, dstate)
+            dstate = where(last, dcarry, dstate)
+        before = dstate if start is None else where(start, dinitial, dstate)
         dv = cell.product(cell.fed(before.h, extras), weights.recurrent_kernel, plan.precision, dtype)
         still = jax.tree.map(jnp.zeros_like, weights.vectors)
         after = cell.tangent(kept, weights.vectors, extras, before, cell.join(jnp.zeros_like(dv), dv), still)
         after = jax.tree.map(jnp.add, after, forcing)
         if last is not None and not plan.reverse:
-            final = jax.tree.map(jnp.add, final, _where(last, after, nothing))
+            final = jax.tree.map(jnp.add, final, where(last, after, nothing))
         return (after, final), after.h
 
     inputs = forcing, kept, last, starts, extras
     (dstate, final), dh = lax.scan(step, (dcarry, nothing), inputs, reverse=plan.reverse, unroll=plan.block or 1)
     if valid is not None:
-        dstate = _where(jnp.any(valid, axis=0), dstate if plan.reverse else final, dcarry)
+        dstate = where(jnp.any(valid, axis=0), dstate if plan.reverse else final, dcarry)
     return (h, state), (dh, dstate)
 
 
 def _before(h: Array, first: Array, starts: Array | None, initial: Array, reverse: bool) -> Array:
     """The h that each step starts from."""
     before = jnp.concatenate([h[1:], first[None]] if reverse else [first[None], h[:-1]])
-    return before if starts is None else _where(starts, jnp.broadcast_to(initial, h.shape), before)
+    return before if starts is None else where(starts, jnp.broadcast_to(initial, h.shape), before)
 
 
-def _nonzero(tangent: Any) -> Any:
-    return None if isinstance(tangent, SymbolicZero) else tangent
+def bulk_products(
+    cell: Cell, precision: Precision, weights: Weights, dweights: Weights, x: Array, dx: Array | None, fed: Array
+) -> tuple[Array, Array]:
+    """The tangents of (u, v) that come from weights and inputs, for all steps at once; None stands for zeros."""
+    dtype = fed.dtype
+
+    def product(a: Array | None, b: Array | None) -> Array | None:
+        return None if a is None or b is None else cell.product(a, b, precision, dtype)
+
+    def total(*terms: Array | None) -> Array:
+        sums = jnp.zeros((*fed.shape[:-1], weights.recurrent_kernel.shape[-1]), dtype)
+        for term in terms:
+            sums = sums if term is None else sums + under(term.astype(dtype), sums)
+        return sums
+
+    du = total(product(dx, weights.kernel), product(x, dweights.kernel), dweights.bias)
+    return du, total(product(fed, dweights.recurrent_kernel), dweights.recurrent_bias)
 
 
-def _filled(tangent: Any, primal: Any) -> Any:
+def given(tangents: Any) -> Any:
+    """The tangents, with None for those that are known to be zero."""
+    return jax.tree.map(
+        lambda leaf: None if isinstance(leaf, SymbolicZero) else leaf,
+        tangents,
+        is_leaf=lambda leaf: isinstance(leaf, SymbolicZero),
+    )
+
+
+def filled(tangent: Any, primal: Any) -> Any:
     """The tangent with zeros for the leaves that it has not."""
     return jax.tree.map(lambda p, t: jnp.zeros_like(p) if t is None else t, primal, tangent)
 
 
-def _where(mask: Array, chosen: State, other: State) -> State:
-    """The one state in the rows where the mask is True, the other elsewhere."""
-    return jax.tree.map(lambda a, b: jnp.where(_over(mask, a), a, b), chosen, other)
+def where(mask: Array, chosen: State, other: State) -> State:
+    """The one state where the mask [B] or [T, B] is True, the other elsewhere."""
+    return jax.tree.map(lambda a, b: jnp.where(over(mask, b), a, b), chosen, other)
 
 
-def _under(bias: Array, x: Array) -> Array:
+def under(bias: Array, x: Array) -> Array:
     """The bias with as many axes as x."""
     return bias.reshape((1,) * (x.ndim - bias.ndim) + bias.shape)
 
 
-def _over(mask: Array, leaf: Array) -> Array:
+def over(mask: Array, leaf: Array) -> Array:
     """The mask with as many axes as the leaf."""
     return mask.reshape(mask.shape + (1,) * (leaf.ndim - mask.ndim))

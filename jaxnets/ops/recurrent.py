@@ -7,15 +7,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxnets.ops._lstm_variants import lstm_cell
-from jaxnets.ops._recurrence import Weights
+from jaxnets.ops._newton import Newton
+from jaxnets.ops._recurrence import Cell, Weights
 from jaxnets.ops._recurrent_call import Params, check_params, one_step, over_time, state_dtype
-from jaxnets.ops._recurrent_cells import Activation, GRUCarry, GRUCell, LSTMCarry, RNNCarry, RNNCell
+from jaxnets.ops._recurrent_cells import Activation, GRUCarry, GRUCell, LSTMCarry, LSTMCell, RNNCarry, RNNCell
 from jaxnets.ops._recurrent_noise import DropoutKind, GRUWithDropout, noisy, update_rate
 from jaxnets.typing import Precision
 
 __all__ = ["GRUCarry", "LSTMCarry", "RNNCarry", "gru", "gru_step", "lstm", "lstm_step", "rnn", "rnn_step"]
 
-Implementation = Literal["auto", "scan"]
+_Name = Literal["auto", "scan", "newton"]
+Implementation = _Name | Newton
 
 
 def lstm(
@@ -58,7 +60,8 @@ def lstm(
       initial_carry: The initial state, leaves [H] or [B, H]; None means zeros.
       reverse: Whether to run from the last step (of each row that counts) to the first.
       precision: Of the products, as in `jax.lax`.
-      implementation: "scan" runs step by step, and is what "auto" takes.
+      implementation: "scan" runs step by step, and is what "auto" takes. "newton" solves for all steps at once, and for
+        rows where that fails step by step: see `Newton`, which may be given in its place, for the options.
       checkpoint_every: Keeps only every so many states for the gradient, and computes those between anew: less memory
         for one more forward pass. The square root of T is least; with an unknown (symbolic) T it is not heeded.
       coupled: Whether f = 1 - i: gates are then i, g, o, with 3H for 4H everywhere (and peepholes [2H], for i and o).
@@ -93,10 +96,10 @@ def lstm(
     >>> y.shape, carry.c.shape
     ((2, 5, 4), (2, 4))
     """
-    _check_implementation("lstm", implementation)
     dropout = update_rate(recurrent_dropout, dropout_kind, key)
     cell, weights, template = lstm_cell("lstm", params, x, 3, coupled, dropout, precision)
     cell, masks = noisy("lstm", cell, template, x, starts, zoneout, recurrent_dropout, dropout_kind, key)
+    newton = _newton("lstm", implementation, cell, checkpoint_every)
     return over_time(
         "lstm",
         cell,
@@ -111,6 +114,7 @@ def lstm(
         precision=precision,
         checkpoint_every=checkpoint_every,
         extras=masks,
+        newton=newton,
     )
 
 
@@ -201,11 +205,11 @@ def gru(
     >>> y.shape, carry.h.shape
     ((2, 5, 4), (2, 4))
     """
-    _check_implementation("gru", implementation)
     weights, template = _gru("gru", params, x, 3)
     dropout = update_rate(recurrent_dropout, dropout_kind, key)
     plain = GRUWithDropout(dropout) if dropout else GRUCell()
     cell, masks = noisy("gru", plain, template, x, starts, zoneout, recurrent_dropout, dropout_kind, key)
+    newton = _newton("gru", implementation, cell, checkpoint_every)
     return over_time(
         "gru",
         cell,
@@ -220,6 +224,7 @@ def gru(
         precision=precision,
         checkpoint_every=checkpoint_every,
         extras=masks,
+        newton=newton,
     )
 
 
@@ -303,9 +308,9 @@ def rnn(
     >>> rnn(params, jnp.ones((2, 5, 3)), activation="relu")[1].h[0]
     Array([15., 15., 15., 15.], dtype=float32)
     """
-    _check_implementation("rnn", implementation)
     weights, template = _rnn("rnn", params, x, 3, activation)
     cell, masks = noisy("rnn", RNNCell(activation), template, x, starts, zoneout, recurrent_dropout, "variational", key)
+    newton = _newton("rnn", implementation, cell, checkpoint_every)
     return over_time(
         "rnn",
         cell,
@@ -320,6 +325,7 @@ def rnn(
         precision=precision,
         checkpoint_every=checkpoint_every,
         extras=masks,
+        newton=newton,
     )
 
 
@@ -374,8 +380,17 @@ def _rnn(op: str, params: Params, x: Array, rank: int, activation: str) -> tuple
     return weights, RNNCarry(leaf)
 
 
-def _check_implementation(op: str, implementation: str) -> None:
-    if implementation not in get_args(Implementation):
+def _newton(op: str, implementation: str | Newton, cell: Cell, checkpoint_every: int | None) -> Newton | None:
+    """How to solve for all steps at once, None for step by step; raises where that cannot be."""
+    if implementation in ("auto", "scan"):
+        return None
+    newton = Newton() if implementation == "newton" else implementation
+    if not isinstance(newton, Newton):
         raise ValueError(
-            f"{op}: implementation is {implementation!r} but wants one of {', '.join(get_args(Implementation))}"
+            f"{op}: implementation is {newton!r} but wants one of {', '.join(get_args(_Name))} or a Newton"
         )
+    if type(cell) not in (RNNCell, LSTMCell, GRUCell):
+        raise ValueError(f"{op}: implementation 'newton' knows no variants and no noise: take 'scan' for them")
+    if checkpoint_every is not None:
+        raise ValueError(f"{op}: implementation 'newton' has no use for checkpoint_every: leave one of them out")
+    return newton

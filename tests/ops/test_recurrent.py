@@ -64,7 +64,7 @@ def expected(name, arrays, weights, **settings):
     return value, reference.gradients(number, arrays)
 
 
-def compare(name, arrays, dtype, jitted=True, checkpoint_every=None, **settings):
+def compare(name, arrays, dtype, jitted=True, checkpoint_every=None, implementation="auto", **settings):
     rng, time = np.random.default_rng(9), arrays["x"].shape[1]
     weights = [rng.normal(size=(B, time, H)), *(rng.normal(size=(B, H)) for _ in CARRIES[name]._fields)]
     value, gradients = expected(name, arrays, weights, **settings)
@@ -72,7 +72,12 @@ def compare(name, arrays, dtype, jitted=True, checkpoint_every=None, **settings)
 
     def both(arrays, weights, given):
         found = functools.partial(
-            outcome, name, reverse=settings.get("reverse", False), checkpoint_every=checkpoint_every, **given
+            outcome,
+            name,
+            reverse=settings.get("reverse", False),
+            checkpoint_every=checkpoint_every,
+            implementation=implementation,
+            **given,
         )
         return jax.value_and_grad(found, has_aux=True)(arrays, weights)
 

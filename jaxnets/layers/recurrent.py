@@ -15,7 +15,7 @@ from jaxnets.ops._convolution_geometry import accumulation_dtype
 from jaxnets.ops._recurrent_call import check_time, check_x, states
 from jaxnets.ops._recurrent_cells import Activation
 from jaxnets.ops._recurrent_noise import DropoutKind
-from jaxnets.ops.recurrent import Implementation
+from jaxnets.ops._recurrent_solvers import Implementation, LSTMImplementation
 from jaxnets.typing import Precision
 
 Initializer = Callable[..., Array]
@@ -169,7 +169,7 @@ class LSTM(nn.Module):
     bias_init: Initializer = nn.initializers.zeros
     carry_init: Initializer = nn.initializers.zeros
     checkpoint_every: int | None = None
-    implementation: Implementation = "auto"
+    implementation: LSTMImplementation = "auto"
 
     @nn.compact
     def __call__(

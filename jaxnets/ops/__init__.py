@@ -1,5 +1,6 @@
 """Pure functions on arrays: the mathematics of the library, without Flax."""
 
+from jaxnets.ops._explain import Choice, explain
 from jaxnets.ops._newton import Convergence, Newton
 from jaxnets.ops.conv_lstm import conv_lstm
 from jaxnets.ops.convolution import conv, conv_transpose
@@ -46,6 +47,7 @@ from jaxnets.ops.recurrent import (
 )
 
 __all__ = [
+    "Choice",
     "Convergence",
     "GRUCarry",
     "LRUCarry",
@@ -62,6 +64,7 @@ __all__ = [
     "conv_lstm",
     "conv_transpose",
     "cross_entropy",
+    "explain",
     "focal",
     "gaussian_nll",
     "global_avg_pool",

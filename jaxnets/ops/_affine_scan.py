@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Inexact
@@ -72,6 +73,7 @@ def _runner(implementation: Implementation, steps: Any) -> Callable[..., Array]:
     return run
 
 
+@jax.named_scope("linear_recurrence.sequential")
 def _sequential(a: Array, b: Array, keep: Array | None, *, reverse: bool, transposed: bool) -> Array:
     """One step after the other; b is overwritten by h."""
     steps = b.shape[1]
@@ -88,6 +90,7 @@ def _sequential(a: Array, b: Array, keep: Array | None, *, reverse: bool, transp
     return lax.fori_loop(0, steps, step, (b, jnp.zeros_like(b[:, 0])))[0]
 
 
+@jax.named_scope("linear_recurrence.associative")
 def _associative(a: Array, b: Array, keep: Array | None, *, reverse: bool, transposed: bool) -> Array:
     """All steps at once, as compositions of affine maps, in a number of passes like the logarithm of T."""
 

@@ -23,6 +23,8 @@ from jaxnets.ops._convolution_geometry import Geometry
 Member = Callable[[Geometry, Array, Array], Array]
 
 _FEWEST_TILES = 128  # of Winograd: with fewer, transforming the kernel costs more than the products save
+_FEWEST_CHANNELS = 16
+_IM2COL_BYTES = 16 << 20
 
 # ---- the three members by XLA's own convolution
 
@@ -58,26 +60,40 @@ _ALGORITHMS: dict[str, tuple[Member, Member, Member]] = {
 }
 
 
-def cpu_algorithm(geometry: Geometry, batch: Any, channels: int, features: int) -> str:
-    """The algorithm that `implementation` stands for on a CPU, by the convolution's size.
+def algorithm(primitive: Primitive, geometry: Geometry, a: Any, b: Any, platform: str) -> tuple[str, str]:
+    """The algorithm that `implementation` stands for on a platform, by the convolution's size, and why.
 
     Winograd from 16 channels and 128 tiles up, where the transforms of tiles and kernel are worth their cost; not under
     padding to one side, which is how a causal convolution comes, since within a tile what is not finite would travel
     back in time. Otherwise im2col, until the patches of a single image leave the cache.
     """
-    if 0 in geometry.out_spatial or not geometry.is_concrete:
-        return "xla"
+    batch, (channels, features) = a.shape[0], _channels(primitive, geometry, a, b)
+    if platform == "cpu" and (0 in geometry.out_spatial or not geometry.is_concrete):
+        return "xla", "its image is empty, or of unknown size"
     if geometry.implementation != "auto":
-        return geometry.implementation
+        return geometry.implementation, "asked for"
+    if platform != "cpu":
+        return "xla", "the platform's own is fast"
     if geometry.groups > 1:
-        return "xla"
-    centred = all(low == high for low, high in geometry.padding)
-    large = (
-        min(channels, features) >= 16 and isinstance(batch, int) and _winograd.tiles(geometry, batch) >= _FEWEST_TILES
-    )
-    if _winograd.fits(geometry) and large and centred and geometry.precision is None:
-        return "winograd"
-    return "im2col" if _im2col.row_bytes(geometry, channels) <= 16 << 20 else "xla"
+        return "xla", "the others know no groups"
+    refusal = _why_not_winograd(geometry, batch, channels, features)
+    if not refusal:
+        return "winograd", "a centred 3x3 window, many channels, many tiles"
+    if _im2col.row_bytes(geometry, channels) <= _IM2COL_BYTES:
+        return "im2col", f"the patches of an image fit a cache; not winograd: {refusal}"
+    return "xla", f"the patches of an image fit no cache; not winograd: {refusal}"
+
+
+def _why_not_winograd(geometry: Geometry, batch: Any, channels: int, features: int) -> str:
+    if not _winograd.fits(geometry):
+        return "the window is not a plain 3x3"
+    if min(channels, features) < _FEWEST_CHANNELS:
+        return f"fewer than {_FEWEST_CHANNELS} channels"
+    if not isinstance(batch, int) or _winograd.tiles(geometry, batch) < _FEWEST_TILES:
+        return f"fewer than {_FEWEST_TILES} tiles, or of unknown number"
+    if any(low != high for low, high in geometry.padding):
+        return "padding to one side"
+    return "" if geometry.precision is None else "a precision is asked for"
 
 
 # ---- the primitives
@@ -127,13 +143,12 @@ def _varying_alike(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def _register(primitive: Primitive, member: int, shape: Callable[[Geometry, Any, Any], tuple[Any, ...]]) -> None:
-    def on_cpu(a: Array, b: Array, *, geometry: Geometry) -> Array:
-        algorithm = cpu_algorithm(geometry, a.shape[0], *_channels(primitive, geometry, a, b))
-        return _ALGORITHMS[algorithm][member](geometry, a, b)
+    def lowered(a: Array, b: Array, *, geometry: Geometry, platform: str) -> Array:
+        taken, _ = algorithm(primitive, geometry, a, b, platform)
+        return _ALGORITHMS[taken][member](geometry, a, b)
 
-    def elsewhere(a: Array, b: Array, *, geometry: Geometry) -> Array:
-        members = _ALGORITHMS["xla" if geometry.implementation == "auto" else geometry.implementation]
-        return members[member](geometry, a, b)
+    on_cpu = functools.partial(lowered, platform="cpu")
+    elsewhere = functools.partial(lowered, platform="other")
 
     def batch(arrays: Any, axes: Any, *, geometry: Geometry) -> tuple[Array, int]:
         a, b = arrays
@@ -157,11 +172,13 @@ def _register(primitive: Primitive, member: int, shape: Callable[[Geometry, Any,
     batching.primitive_batchers[primitive] = batch
 
 
-def _channels(primitive: Primitive, geometry: Geometry, a: Array, b: Array) -> tuple[int, int]:
+def _channels(primitive: Primitive, geometry: Geometry, a: Any, b: Any) -> tuple[int, int]:
     if primitive is kernel_gradient_p:
         return a.shape[-1], b.shape[-1]
     return b.shape[-2] * geometry.groups, b.shape[-1]
 
+
+MEMBERS = (output_p, input_gradient_p, kernel_gradient_p)
 
 _register(output_p, 0, _output_shape)
 _register(input_gradient_p, 1, _input_shape)

@@ -57,9 +57,8 @@ class Newton:
       report: Called on the host with the `Convergence` of each call, from compiled programs too.
 
     >>> params = {"kernel": jnp.ones((3, 4)), "recurrent_kernel": jnp.eye(4), "bias": jnp.zeros(4)}
-    >>> report = lambda convergence: print(convergence.converged)
-    >>> y, carry = jn.ops.rnn(params, jnp.ones((2, 5, 3)), implementation=Newton(report=report))
-    >>> jax.effects_barrier()
+    >>> newton = Newton(report=lambda convergence: print(convergence.converged))
+    >>> y, carry = jn.ops.rnn(params, jnp.ones((2, 5, 3)), implementation=newton); jax.effects_barrier()
     [ True  True]
     """
 

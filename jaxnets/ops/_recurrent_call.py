@@ -1,6 +1,5 @@
 """Between the user's arrays and the engine: checks, masks, the state to begin with, and the order of the axes."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxnets.ops._convolution_geometry import accumulation_dtype
-from jaxnets.ops._newton import Newton, newton_recurrence
-from jaxnets.ops._recurrence import Cell, Weights, recurrence
+from jaxnets.ops._recurrence import Cell, Weights
+from jaxnets.ops._recurrent_solvers import solver
 from jaxnets.ops.masking import time_mask, zero_padding
 from jaxnets.typing import Precision
 
@@ -32,32 +31,30 @@ def over_time(
     precision: Precision,
     checkpoint_every: int | None,
     extras: Any = (),
-    newton: Newton | None = None,
+    implementation: Any = "auto",
 ) -> tuple[Array, Any]:
     """Runs a cell over x [B, T, ...]; `template` is a carry of `jax.ShapeDtypeStruct` without the batch axis.
 
-    The extras are pytrees of arrays [B, T, ...]; None for `newton` is step by step.
+    The extras are pytrees of arrays [B, T, ...].
     """
     check_time(op, x, lengths, starts, checkpoint_every)
     carry, initial = states(op, template, x.shape[0], carry, initial_carry)
     valid = None if lengths is None else time_mask(lengths, x.shape[1])
     if starts is not None:
         starts = entries(starts, lengths) if reverse else starts if valid is None else starts & valid
-    if newton is None:
-        extras = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), extras)
-        run = functools.partial(recurrence, cell, extras=extras, checkpoint_every=checkpoint_every)
-    else:
-        run = functools.partial(newton_recurrence, op, cell, newton)
-    h, carry = run(
-        weights,
-        jnp.swapaxes(zero_padding(x, lengths), 0, 1),
-        valid=None if valid is None else valid.T,
-        starts=None if starts is None else starts.T,
-        carry=carry,
-        initial=initial,
-        reverse=reverse,
-        precision=_precision(precision),
-    )
+    extras = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), extras)
+    name, run = solver(op, implementation, cell, extras, checkpoint_every, starts, x.dtype)
+    with jax.named_scope(f"{op}.{name}"):
+        h, carry = run(
+            weights,
+            jnp.swapaxes(zero_padding(x, lengths), 0, 1),
+            valid=None if valid is None else valid.T,
+            starts=None if starts is None else starts.T,
+            carry=carry,
+            initial=initial,
+            reverse=reverse,
+            precision=_precision(precision),
+        )
     return zero_padding(jnp.swapaxes(h, 0, 1).astype(x.dtype), lengths), carry
 
 

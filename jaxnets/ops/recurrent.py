@@ -1,23 +1,20 @@
 """Recurrent networks over plain parameters: the tanh and ReLU network, the LSTM and the GRU, whole or step by step."""
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxnets.ops._lstm_variants import lstm_cell
-from jaxnets.ops._newton import Newton
-from jaxnets.ops._recurrence import Cell, Weights
+from jaxnets.ops._recurrence import Weights
 from jaxnets.ops._recurrent_call import Params, check_params, one_step, over_time, state_dtype
-from jaxnets.ops._recurrent_cells import Activation, GRUCarry, GRUCell, LSTMCarry, LSTMCell, RNNCarry, RNNCell
+from jaxnets.ops._recurrent_cells import Activation, GRUCarry, GRUCell, LSTMCarry, RNNCarry, RNNCell
 from jaxnets.ops._recurrent_noise import DropoutKind, GRUWithDropout, noisy, update_rate
+from jaxnets.ops._recurrent_solvers import Implementation, LSTMImplementation
 from jaxnets.typing import Precision
 
 __all__ = ["GRUCarry", "LSTMCarry", "RNNCarry", "gru", "gru_step", "lstm", "lstm_step", "rnn", "rnn_step"]
-
-_Name = Literal["auto", "scan", "newton"]
-Implementation = _Name | Newton
 
 
 def lstm(
@@ -30,7 +27,7 @@ def lstm(
     initial_carry: LSTMCarry | None = None,
     reverse: bool = False,
     precision: Precision = None,
-    implementation: Implementation = "auto",
+    implementation: LSTMImplementation = "auto",
     checkpoint_every: int | None = None,
     coupled: bool = False,
     recurrent_dropout: float = 0.0,
@@ -61,7 +58,8 @@ def lstm(
       reverse: Whether to run from the last step (of each row that counts) to the first.
       precision: Of the products, as in `jax.lax`.
       implementation: "scan" runs step by step, and is what "auto" takes. "newton" solves for all steps at once, and for
-        rows where that fails step by step: see `Newton`, which may be given in its place, for the options.
+        rows where that fails step by step: see `Newton`, which may be given in its place, for the options. "cudnn" is
+        NVIDIA's, on a GPU alone: float32 (in TF32 unless a precision says otherwise), reverse mode, no vmap.
       checkpoint_every: Keeps only every so many states for the gradient, and computes those between anew: less memory
         for one more forward pass. The square root of T is least; with an unknown (symbolic) T it is not heeded.
       coupled: Whether f = 1 - i: gates are then i, g, o, with 3H for 4H everywhere (and peepholes [2H], for i and o).
@@ -77,7 +75,8 @@ def lstm(
 
     Raises:
       TypeError: If x is not floating, or the dtypes differ.
-      ValueError: If the shapes or rates do not fit.
+      ValueError: If the shapes or rates do not fit, or the implementation does not know an option.
+      RuntimeError: If the implementation needs a GPU and there is none.
 
     References:
       Hochreiter and Schmidhuber, 1997. Long short-term memory.
@@ -99,7 +98,6 @@ def lstm(
     dropout = update_rate(recurrent_dropout, dropout_kind, key)
     cell, weights, template = lstm_cell("lstm", params, x, 3, coupled, dropout, precision)
     cell, masks = noisy("lstm", cell, template, x, starts, zoneout, recurrent_dropout, dropout_kind, key)
-    newton = _newton("lstm", implementation, cell, checkpoint_every)
     return over_time(
         "lstm",
         cell,
@@ -114,7 +112,7 @@ def lstm(
         precision=precision,
         checkpoint_every=checkpoint_every,
         extras=masks,
-        newton=newton,
+        implementation=implementation,
     )
 
 
@@ -209,7 +207,6 @@ def gru(
     dropout = update_rate(recurrent_dropout, dropout_kind, key)
     plain = GRUWithDropout(dropout) if dropout else GRUCell()
     cell, masks = noisy("gru", plain, template, x, starts, zoneout, recurrent_dropout, dropout_kind, key)
-    newton = _newton("gru", implementation, cell, checkpoint_every)
     return over_time(
         "gru",
         cell,
@@ -224,7 +221,7 @@ def gru(
         precision=precision,
         checkpoint_every=checkpoint_every,
         extras=masks,
-        newton=newton,
+        implementation=implementation,
     )
 
 
@@ -310,7 +307,6 @@ def rnn(
     """
     weights, template = _rnn("rnn", params, x, 3, activation)
     cell, masks = noisy("rnn", RNNCell(activation), template, x, starts, zoneout, recurrent_dropout, "variational", key)
-    newton = _newton("rnn", implementation, cell, checkpoint_every)
     return over_time(
         "rnn",
         cell,
@@ -325,7 +321,7 @@ def rnn(
         precision=precision,
         checkpoint_every=checkpoint_every,
         extras=masks,
-        newton=newton,
+        implementation=implementation,
     )
 
 
@@ -378,19 +374,3 @@ def _rnn(op: str, params: Params, x: Array, rank: int, activation: str) -> tuple
     leaf: Any = jax.ShapeDtypeStruct((hidden,), state_dtype(x))
     weights = Weights(params["kernel"], params["bias"], params["recurrent_kernel"])
     return weights, RNNCarry(leaf)
-
-
-def _newton(op: str, implementation: str | Newton, cell: Cell, checkpoint_every: int | None) -> Newton | None:
-    """How to solve for all steps at once, None for step by step; raises where that cannot be."""
-    if implementation in ("auto", "scan"):
-        return None
-    newton = Newton() if implementation == "newton" else implementation
-    if not isinstance(newton, Newton):
-        raise ValueError(
-            f"{op}: implementation is {newton!r} but wants one of {', '.join(get_args(_Name))} or a Newton"
-        )
-    if type(cell) not in (RNNCell, LSTMCell, GRUCell):
-        raise ValueError(f"{op}: implementation 'newton' knows no variants and no noise: take 'scan' for them")
-    if checkpoint_every is not None:
-        raise ValueError(f"{op}: implementation 'newton' has no use for checkpoint_every: leave one of them out")
-    return newton

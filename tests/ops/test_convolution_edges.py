@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from jaxnets import ops
 from jaxnets.ops import _chunks, _convolution_primitive
-from jaxnets.ops._convolution_primitive import cpu_algorithm
+from jaxnets.ops._convolution_primitive import algorithm
 from tests.reference import convolution as reference
 from tests.reference.tolerance import tolerance
 
@@ -25,11 +25,12 @@ def algorithm_of(monkeypatch, call):
     """The algorithms that the lowering of a call chooses on a CPU."""
     chosen = []
 
-    def record(*size):
-        chosen.append(cpu_algorithm(*size))
-        return chosen[-1]
+    def record(*call):
+        taken = algorithm(*call)
+        chosen.append(taken[0])
+        return taken
 
-    monkeypatch.setattr(_convolution_primitive, "cpu_algorithm", record)
+    monkeypatch.setattr(_convolution_primitive, "algorithm", record)
     jax.clear_caches()
     jax.block_until_ready(call())
     return chosen

@@ -1,8 +1,17 @@
 """The cases by name; a new one is a file here, a line below and a function in each peer's module."""
 
 from benchmarks.case import Case
-from benchmarks.cases import cnn, convolution, recurrent, resnet
+from benchmarks.cases import cnn, convolution, newton, recurrent, resnet
 
 CASES: dict[str, Case] = {
-    case.name: case for case in (cnn.CASE, convolution.CASE, resnet.CASE, recurrent.LSTM, recurrent.GRU, recurrent.RNN)
+    case.name: case
+    for case in (
+        cnn.CASE,
+        convolution.CASE,
+        resnet.CASE,
+        recurrent.LSTM,
+        recurrent.GRU,
+        recurrent.RNN,
+        newton.CASE,
+    )
 }

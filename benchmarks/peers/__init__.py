@@ -72,8 +72,15 @@ PEERS: dict[str, Peer] = {
             options={"implementation": name},
             beside="jaxnets",
         )
-        for name in ("xla", "im2col", "winograd")
+        for name in ("xla", "im2col", "winograd", "newton")
     },
+    "jaxnets_diagonal": Peer(
+        "the same with implementation=Newton('diagonal')",
+        "benchmarks.peers.jaxnets",
+        _OURS,
+        options={"jacobian": "diagonal"},
+        beside="jaxnets",
+    ),
     "flax": Peer("Flax Linen and Optax, jitted step", "benchmarks.peers.flax", ("flax", *_JAX)),
     "nnx": Peer("Flax NNX, split and jitted", "benchmarks.peers.nnx", ("flax", *_JAX)),
     "haiku": Peer("Haiku, jitted", "benchmarks.peers.haiku", ("haiku", "jax", "jaxlib", "numpy")),

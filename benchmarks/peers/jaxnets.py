@@ -20,6 +20,7 @@ _MODELS: dict[str, Callable[[Mapping[str, int]], Any]] = {
     "lstm": lambda parameters: jn.layers.LSTM(parameters["hidden"]),
     "gru": lambda parameters: jn.layers.GRU(parameters["hidden"]),
     "rnn": lambda parameters: jn.layers.RNN(parameters["hidden"]),
+    "newton": lambda parameters: jn.layers.GRU(parameters["hidden"]),
 }
 
 
@@ -33,7 +34,7 @@ def weights(problem: Problem) -> Arrays:
     # The shapes alone: compiling the model's own initialisation takes longer than a step.
     shapes = jax.eval_shape(model.init, jax.random.key(0), problem.batch["x"])["params"]
     rng = np.random.default_rng(1)
-    gain = 1 / 3 if problem.case in ("lstm", "gru", "rnn") else 2
+    gain = 1 / 3 if problem.case in ("lstm", "gru", "rnn", "newton") else 2
     made: Arrays = {}
     for path, leaf in flattened(shapes).items():
         noise = rng.standard_normal(leaf.shape, dtype=np.float32)
@@ -66,10 +67,14 @@ def convolution(problem: Problem) -> Contender:
 
 
 def recurrent(problem: Problem) -> Contender:
-    """The layer as it is, or with lengths."""
+    """The layer as it is, with lengths, or by one of its implementations."""
     if problem.options.get("tuned"):
         jn.tune_cpu()
     layer = _MODELS[problem.case](problem.parameters)
+    if jacobian := problem.options.get("jacobian"):
+        layer = layer.copy(implementation=jn.ops.Newton(jacobian))
+    elif implementation := problem.options.get("implementation"):
+        layer = layer.copy(implementation=implementation)
 
     def apply(params: Any, x: jax.Array, lengths: jax.Array | None = None) -> tuple[jax.Array, Mapping[str, jax.Array]]:
         y, carry = layer.apply({"params": params}, x, lengths=lengths)

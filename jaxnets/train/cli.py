@@ -1,6 +1,7 @@
 """The command line that every trainer shares: commands from dataclasses, mistakes told in one line."""
 
 import contextlib
+import dataclasses
 import io
 import re
 import sys
@@ -18,6 +19,16 @@ class Command(Protocol):
 
     def __call__(self) -> None:
         """Does the work."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options that every command of a trainer has."""
+
+    json: bool = False
+    """Print one line of JSON on standard output."""
+    debug: bool = False
+    """Show the traceback of an error."""
 
 
 def main(commands: Mapping[str, Callable[..., Command]], arguments: Sequence[str] | None = None) -> int:
@@ -55,6 +66,52 @@ def main(commands: Mapping[str, Callable[..., Command]], arguments: Sequence[str
     return 0
 
 
+def resolved(
+    command: Any,
+    defaults: Mapping[str, Any],
+    old: Mapping[str, Any],
+    *,
+    counts: Sequence[str] = ("steps", "batch_size", "checkpoint_every"),
+) -> Any:
+    """The command `train` with a value for every option: the one given, else that of the run resumed, else a default.
+
+    Unless they are there, `schedule_steps` becomes `steps`, and `checkpoint_every` a tenth of them.
+
+    Args:
+      command: A dataclass, whose options are None where they were not given.
+      defaults: Values by option.
+      old: The configuration of the run that is gone on with; empty for a new one.
+      counts: Options that want to be 1 or more.
+
+    Raises:
+      ValueError: If one of the counts is less.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Train:
+    ...     steps: int | None = None
+    ...     schedule_steps: int | None = None
+    ...     checkpoint_every: int | None = None
+    ...     seed: int | None = None
+    >>> resolved(Train(steps=50), {"steps": 20, "seed": 0}, {"seed": 3}, counts=("steps", "checkpoint_every"))
+    Train(steps=50, schedule_steps=50, checkpoint_every=5, seed=3)
+    """
+    kept = {field.name: old[field.name] for field in dataclasses.fields(command) if field.name in old}
+    given = {name: value for name, value in dataclasses.asdict(command).items() if value is not None}
+    options = {**defaults, **kept, **given}
+    options.setdefault("schedule_steps", options["steps"])
+    options.setdefault("checkpoint_every", max(1, options["steps"] // 10))
+    if min(options[name] for name in counts) < 1:
+        *flags, last = (f"--{name.replace('_', '-')}" for name in counts)
+        raise ValueError(f"train: {', '.join(flags)} and {last} want to be at least 1")
+    return dataclasses.replace(command, **options)
+
+
+def saved_options(command: Any) -> dict[str, Any]:
+    """The options for config.json: all but those of where the run lies and of what is shown."""
+    left_out = ("run", "resume", "json", "debug")
+    return {name: value for name, value in dataclasses.asdict(command).items() if name not in left_out}
+
+
 def tell(result: Mapping[str, Any], as_json: bool, words: str = "") -> None:
     """Writes a result to standard output: as one line of JSON, or a line for each part that holds metrics, and words.
 
@@ -69,6 +126,17 @@ def tell(result: Mapping[str, Any], as_json: bool, words: str = "") -> None:
     ]
     said = [to_json(result)] if as_json else [*lines, *filter(None, [words])]
     sys.stdout.write("".join(line + "\n" for line in said))
+
+
+def tell_each(answers: Mapping[str, Any], as_json: bool, line: Callable[[str, Any], str] = "{} {}".format) -> None:
+    """Writes answers to standard output: all as one line of JSON, or each in a line made of its name and itself.
+
+    >>> tell_each({"a.png": "cat", "b.png": "dog"}, False)
+    a.png cat
+    b.png dog
+    """
+    said = [to_json(answers)] if as_json else [line(name, answer) for name, answer in answers.items()]
+    sys.stdout.write("".join(words + "\n" for words in said))
 
 
 def say(words: str) -> None:

@@ -98,11 +98,17 @@ def to_json(record: Mapping[str, Any]) -> str:
 
 
 class CompileClock:
-    """Adds up the seconds that XLA compiles, from the making of the object on."""
+    """Adds up the seconds that XLA compiles, from the making of the object on; `elapsed` are all that went by."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self._begun = time.perf_counter()
         jax.monitoring.register_event_duration_secs_listener(self._on_event)
+
+    @property
+    def elapsed(self) -> float:
+        """The seconds since the object was made."""
+        return time.perf_counter() - self._begun
 
     def _on_event(self, event: str, duration_secs: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":

@@ -3,7 +3,7 @@
 import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,22 @@ class Run:
             part.write_text(json.dumps({**self.config, "notes": self.notes}, indent=2) + "\n")
 
 
-def read_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
+def read_config(
+    directory: str | os.PathLike[str],
+    *,
+    fields: Sequence[str] = (),
+    choices: Mapping[str, Collection[str]] | None = None,
+) -> dict[str, Any]:
     """The configuration of a run folder, its notes under "notes".
+
+    Args:
+      directory: The folder.
+      fields: What the configuration of the program's own runs holds.
+      choices: What some of these fields may be.
 
     Raises:
       OSError: If there is none, it cannot be read, or the folder is a file.
-      ValueError: If it is damaged.
+      ValueError: If it is damaged, lacks a field, or has one that is no choice.
     """
     _check_no_file(Path(directory))
     path = Path(directory) / "config.json"
@@ -71,6 +81,11 @@ def read_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} is damaged: it holds no fields")
+    if missing := [name for name in fields if name not in config]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}: it is no run of this program")
+    for name, known in (choices or {}).items():
+        if config[name] not in known:
+            raise ValueError(f"{path} has {name} {config[name]!r}, wanted one of {', '.join(known)}")
     return config
 
 

@@ -1,6 +1,7 @@
 """Everything that training changes, in one pytree."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -35,6 +36,11 @@ class State:
     def variables(self) -> dict[str, Any]:
         """Parameters and collections as Flax's `apply` takes them."""
         return {"params": self.params, **self.collections}
+
+    def with_variables(self, variables: Mapping[str, Any]) -> "State":
+        """The state with these parameters and collections, such as `load_weights` gives, in the place of its own."""
+        collections = {name: value for name, value in variables.items() if name != "params"}
+        return self.replace(params=variables["params"], collections=collections)  # type: ignore[attr-defined]
 
 
 def create(model: Any, optimizer: optax.GradientTransformation, batch: Batch, *, key: Any) -> State:

@@ -58,6 +58,15 @@ def test_a_damaged_configuration_is_named(tmp_path, text):
         train.Run(tmp_path, CONFIG)
 
 
+def test_a_run_of_another_program_is_refused(tmp_path):
+    train.Run(tmp_path, CONFIG)
+    assert train.read_config(tmp_path, fields=("data", "rate"), choices={"data": ("mnist", "digits")})["steps"] == 100
+    with pytest.raises(ValueError, match=r"config.json lacks model, hidden: it is no run of this program$"):
+        train.read_config(tmp_path, fields=("model", "data", "hidden"))
+    with pytest.raises(ValueError, match=r"config.json has data 'digits', wanted one of adding, copy$"):
+        train.read_config(tmp_path, choices={"data": {"adding": 1, "copy": 2}})
+
+
 def test_notes_fit_in_json(tmp_path):
     run = train.Run(tmp_path, CONFIG)
     with pytest.raises(TypeError):

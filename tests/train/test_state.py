@@ -38,3 +38,10 @@ def test_create_hands_lengths_and_starts_to_the_model():
     batch = {"x": np.ones((2, 3)), "lengths": np.array([1, 2]), "starts": np.array([0, 1]), "y": "unused"}
     state = train.create(Takes(), train.optimizer("sgd", 0.1), batch, key=jax.random.key(0))
     np.testing.assert_array_equal(state.params["kernel"][:, 0], [2, 4])
+
+
+def test_variables_may_be_taken_from_elsewhere(made):
+    state, other = made.state(), train.create(made.model, made.optimizer, made.batch, key=jax.random.key(1))
+    taken = state.with_variables(other.variables)
+    assert made.digest(taken.variables) == made.digest(other.variables)
+    assert made.digest(taken.replace(params=state.params, collections=state.collections)) == made.digest(state)

@@ -1,0 +1,155 @@
+"""What every trainer does with a run: finds it, trains from its newest checkpoint on, keeps and draws the result."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnets.train import plots
+from jaxnets.train.checkpoint import Checkpoints
+from jaxnets.train.cli import say
+from jaxnets.train.logging import CompileClock, JsonLines, progress, read_json_lines
+from jaxnets.train.loop import every, fit
+from jaxnets.train.programs import DeviceResident, runs_scanned
+from jaxnets.train.run import Run, check_config, newest_run
+from jaxnets.train.state import State
+from jaxnets.train.step import Step
+from jaxnets.train.weights import save_weights
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def earlier(
+    folder: Path | None, name: str | None, *, resume: bool, read: Callable[[Path], dict[str, Any]]
+) -> tuple[Path | None, dict[str, Any]]:
+    """The folder named, or the newest where one is to be gone on with, and the configuration of the run it holds.
+
+    Args:
+      folder: What `--run` says.
+      name: What `--data` says, by which the newest run is looked for.
+      resume: Whether a run is to be gone on with.
+      read: Gives the configuration that a folder holds.
+
+    Returns:
+      The folder, None for a new one; its configuration, empty for a run that is to be begun.
+
+    Raises:
+      ValueError: If the folder holds a run that is not to be gone on with.
+    """
+    if resume and folder is None:
+        folder = newest_run(name or "")
+    if folder is None or not (folder / "config.json").exists():
+        return folder, {}
+    if not resume:
+        raise ValueError(f"{folder} holds a run already: add --resume to go on with it, or name another folder")
+    return folder, read(folder)
+
+
+def train(
+    folder: Path,
+    config: Mapping[str, Any],
+    step: Step,
+    state: State,
+    data: DeviceResident,
+    *,
+    evaluate: Callable[[State, Arrays], dict[str, float]],
+    validation: Arrays,
+    test: Arrays,
+    resumed: bool,
+    clock: CompileClock,
+    may_change: Sequence[str] = ("steps", "checkpoint_every"),
+) -> tuple[Run, State, dict[str, Any]]:
+    """Trains for `config["steps"]` steps and keeps the run: configuration, metrics, checkpoints and weights.
+
+    Args:
+      folder: Where it is kept.
+      config: What config.json is to hold, `steps` and `checkpoint_every` among it.
+      step: From `make_step`.
+      state: The state before the first step.
+      data: The training data.
+      evaluate: The metrics of a state on some data.
+      validation: Looked at at every checkpoint.
+      test: Looked at once, at the end.
+      resumed: Whether the folder holds a run that is gone on with.
+      clock: Made when the program began.
+      may_change: What may differ from the configuration of the run that is gone on with.
+
+    Returns:
+      The run, the last state, and the result, which is the last line of metrics.jsonl too.
+
+    Raises:
+      ValueError: If the configuration, the step, the data and the run do not fit one another; nothing is written then.
+      KeyboardInterrupt: After Ctrl-C, with a word on how to go on; `Terminated` after SIGTERM.
+    """
+    # Options that do not fit the data fail here, in a trace, and not once the run has begun.
+    jax.eval_shape(lambda state, data: jax.jit(step)(state, data.batch(data.order(0), 0)), state, data)
+    with Checkpoints(folder / "checkpoints", report=say) as checkpoints:
+        if resumed:
+            check_config(folder, config, may_change=may_change)
+            state = _newest(folder, checkpoints, state, config["steps"])
+        # Nothing is written before this line, so that a command that is refused leaves no trace.
+        run = Run(folder, config, may_change=tuple(config))
+        if "scan" not in run.notes:
+            run.note(scan=runs_scanned(step, state, data))
+        lines = JsonLines(run / "metrics.jsonl", step=int(state.step))
+
+        def record(step: int, state: Any, metrics: dict[str, float]) -> None:
+            """Writes training and validation metrics of a moment."""
+            measured = evaluate(state, validation)
+            lines(step, state, {**metrics, **{f"validation_{name}": value for name, value in measured.items()}})
+
+        with progress(config["steps"]) as show:
+            timed = [every(config["checkpoint_every"], each, at_end=True) for each in (checkpoints, record)]
+            callbacks = [show, *timed]
+            try:
+                state, _ = fit(state, step, data, steps=config["steps"], callbacks=callbacks, scan=run.notes["scan"])
+            except KeyboardInterrupt as stop:
+                raise type(stop)(f"interrupted; go on with: train --resume --run {folder}") from None
+
+    save_weights(run / "weights.safetensors", state.variables)
+    result = {
+        "test": evaluate(state, test),
+        "validation": evaluate(state, validation),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "steps": int(state.step),
+        "seconds": round(lines.seconds_before + clock.elapsed, 1),
+        "compile_seconds": round(clock.seconds, 1),
+    }
+    lines.write(result)
+    return run, state, result
+
+
+def draw_curves(run: Run, title: str) -> None:
+    """Draws the learning curves of a run, where it has any, as `curves.png`."""
+    if records := [record for record in read_json_lines(run / "metrics.jsonl") if "step" in record]:
+        plots.curves(records, run / "curves.png", title=title)
+
+
+def weights_of(folder: Path) -> Path:
+    """The file of a run's weights.
+
+    Raises:
+      ValueError: If there is none, for the run has not ended.
+    """
+    weights = folder / "weights.safetensors"
+    if not weights.exists():
+        raise ValueError(f"{folder} is unfinished: go on with train --resume --run {folder}")
+    return weights
+
+
+def _newest(folder: Path, checkpoints: Checkpoints, state: State, steps: int) -> State:
+    """The state of the run's newest good checkpoint, or the one given where the run has none yet."""
+    restored = checkpoints.restore(state)
+    if restored is None and checkpoints.steps():
+        raise ValueError(
+            f"no checkpoint in {checkpoints.directory} can be read: put a good copy there, or remove that folder to "
+            "begin the run anew"
+        )
+    if restored is not None:
+        state, _ = restored
+        if int(state.step) > steps:
+            raise ValueError(f"{folder} is at step {int(state.step)} already: --steps {steps} wants to be that or more")
+    say(f"going on from step {int(state.step)} of {folder}")
+    return state

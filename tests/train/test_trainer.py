@@ -1,0 +1,108 @@
+"""A run as a trainer makes it: its files and result, going on, and what is refused before anything is written."""
+
+import json
+from pathlib import Path
+
+import jax
+import pytest
+
+from jaxnets import train
+from jaxnets.train import trainer
+
+CONFIG = {"rate": 0.01, "steps": 6, "checkpoint_every": 4}
+
+
+@pytest.fixture
+def trained(made, tmp_path, monkeypatch):
+    """Trains in `here`: (run, state, result)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(resumed=False, step=made.step, **changes):
+        return trainer.train(
+            Path("here"),
+            {**CONFIG, **changes},
+            step,
+            made.state(),
+            made.data,
+            evaluate=lambda state, arrays: train.evaluate(made.eval_step, state, [arrays]),
+            validation=made.batch,
+            test=made.arrays,
+            resumed=resumed,
+            clock=train.CompileClock(),
+        )
+
+    return call
+
+
+def lines():
+    return [json.loads(line) for line in Path("here/metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_is_kept_whole(made, trained):
+    run, state, result = trained()
+    assert {path.name for path in Path("here").iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "weights.safetensors",
+    }
+    assert train.read_config("here") == {**CONFIG, "notes": {"scan": True}}
+    assert [record.get("step") for record in lines()] == [4, 6, None]
+    assert lines()[-1] == result
+    assert set(result) == {"test", "validation", "parameters", "steps", "seconds", "compile_seconds"}
+    assert result["validation"] == {
+        name.removeprefix("validation_"): value for name, value in lines()[1].items() if name.startswith("validation_")
+    }
+    assert result["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    loaded = train.load_weights(trainer.weights_of(Path("here")), state.variables)
+    assert made.digest(loaded) == made.digest(state.variables)
+    trainer.draw_curves(run, "made")
+    assert Path("here/curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_it_goes_on_as_if_it_had_not_stopped(made, trained, capsys):
+    _, state, _ = trained(steps=9)
+    whole = made.digest(state)
+    for path in Path("here/checkpoints").iterdir():
+        assert path.name in ("8", "9")
+    Path("here").rename("whole")
+    trained()
+    capsys.readouterr()
+    _, state, result = trained(resumed=True, steps=9)
+    assert "going on from step 6 of here" in capsys.readouterr().err
+    assert (made.digest(state), result["steps"]) == (whole, 9)
+    assert [record.get("step") for record in lines()] == [4, 6, 8, 9, None]
+    with pytest.raises(ValueError, match="here is at step 9 already: --steps 8 wants to be that or more"):
+        trained(resumed=True, steps=8)
+    with pytest.raises(ValueError, match=r"rate was 0.01, is now 0.5"):
+        trained(resumed=True, steps=10, rate=0.5)
+
+
+def test_what_does_not_fit_leaves_nothing(trained):
+    def step(state, batch):
+        raise ValueError("the batch is of another kind")
+
+    with pytest.raises(ValueError, match="of another kind"):
+        trained(step=step)
+    assert not Path("here").exists()
+
+
+def test_earlier_runs_are_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    find = lambda folder=None, name=None, resume=True: trainer.earlier(  # noqa: E731
+        folder, name, resume=resume, read=train.read_config
+    )
+    assert find() == find(resume=False) == (None, {})
+    assert find(Path("new")) == find(Path("new"), resume=False) == (Path("new"), {})
+    train.Run("runs/digits", CONFIG)
+    assert find(name="mnist") == (None, {})
+    assert find() == find(name="digits") == (Path("runs/digits"), {**CONFIG, "notes": {}})
+    with pytest.raises(ValueError, match="digits holds a run already: add --resume to go on with it, or name another"):
+        find(Path("runs/digits"), resume=False)
+    with pytest.raises(ValueError, match="digits is unfinished: go on with train --resume --run runs/digits"):
+        trainer.weights_of(Path("runs/digits"))
+
+
+def test_a_run_without_records_has_no_curves(tmp_path):
+    trainer.draw_curves(train.Run(tmp_path, CONFIG), "none")
+    assert not (tmp_path / "curves.png").exists()

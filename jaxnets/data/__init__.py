@@ -14,14 +14,15 @@ from jaxnets.data.augment import (
     random_flip,
     random_rotation,
 )
-from jaxnets.data.decode import decode_image
+from jaxnets.data.decode import decode_image, read_image
 from jaxnets.data.device import DeviceData
 from jaxnets.data.folder import picture_files
 from jaxnets.data.images import Images, load_images
 from jaxnets.data.loader import Indexable, Loader, batches
+from jaxnets.data.long_memory import MemoryTask, memory_task
 from jaxnets.data.sources import SOURCES, RemoteFile, Source, fetch
 from jaxnets.data.splits import split_validation, stratified_split
-from jaxnets.data.synthetic import Generate, GeneratedData, adding_problem, copy_task, pixel_sequence
+from jaxnets.data.synthetic import Generate, GeneratedData, adding_problem, copy_task, held_out, pixel_sequence
 
 __all__ = [
     "SOURCES",
@@ -32,6 +33,7 @@ __all__ = [
     "Images",
     "Indexable",
     "Loader",
+    "MemoryTask",
     "RemoteFile",
     "Source",
     "adding_problem",
@@ -44,7 +46,9 @@ __all__ = [
     "cutout",
     "decode_image",
     "fetch",
+    "held_out",
     "load_images",
+    "memory_task",
     "mixup",
     "normalise",
     "picture_files",
@@ -53,6 +57,7 @@ __all__ = [
     "random_crop",
     "random_flip",
     "random_rotation",
+    "read_image",
     "split_validation",
     "stratified_split",
 ]

@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import math
+import os
 import re
 import struct
 import tarfile
@@ -115,6 +116,25 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w c"]:
     except Exception as error:  # Pillow's decoders raise errors of many kinds on hostile bytes.
         raise ValueError(f"decode_image: {name} cannot be read ({error}): replace or remove it") from error
     return pixels[..., None] if grey else pixels
+
+
+def read_image(path: str | os.PathLike[str], shape: Sequence[int]) -> UInt8[np.ndarray, "h w c"]:
+    """Reads a picture file in the size and channels that a network takes: it is stretched, and made grey or coloured.
+
+    Args:
+      path: The file.
+      shape: Height, width and channels, 1 or 3.
+
+    Raises:
+      ValueError: As `decode_image` does.
+      OSError: If the file cannot be read, or Pillow is not installed.
+    """
+    height, width, channels = shape
+    pixels = decode_image(Path(path).read_bytes(), str(path))
+    from PIL import Image
+
+    image = Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])
+    return np.asarray(image.convert("L" if channels == 1 else "RGB").resize((width, height))).reshape(height, width, -1)
 
 
 def stack_images(images: Sequence[UInt8[np.ndarray, "_ _ _"]], names: Sequence[object]) -> UInt8[np.ndarray, "n h w c"]:

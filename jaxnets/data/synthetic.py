@@ -127,6 +127,28 @@ def pixel_sequence(mean: float, std: float, *, permutation: Int[np.ndarray, " t"
     return apply
 
 
+def held_out(generate: Generate, size: int) -> dict[str, dict[str, np.ndarray]]:
+    """Makes the sequences to validate on and to test on, always the same ones, in the host's memory.
+
+    They are drawn from `fold_in(key(0), 2**32 - 2)` and `fold_in(key(0), 2**32 - 1)`: no batch that `GeneratedData`
+    makes has such a number.
+
+    Args:
+      generate: Makes a batch of a key and a size.
+      size: How many sequences each part has.
+
+    Returns:
+      The arrays of `"validation"` and of `"test"`.
+
+    >>> parts = held_out(lambda key, size: adding_problem(key, size, length=5), 3)
+    >>> {name: part["x"].shape for name, part in parts.items()}
+    {'validation': (3, 5, 2), 'test': (3, 5, 2)}
+    """
+    make = jax.jit(generate, static_argnums=1)
+    keys = {name: jax.random.fold_in(jax.random.key(0), 2**32 - i) for i, name in ((2, "validation"), (1, "test"))}
+    return {name: jax.tree.map(np.asarray, make(key, size)) for name, key in keys.items()}
+
+
 @jax.tree_util.register_pytree_with_keys_class
 class GeneratedData:
     """Batches made inside the compiled program, each from a key of its own: no sequence is ever seen twice.

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxnets.data import decode, decode_image
+from jaxnets.data import decode, decode_image, read_image
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3, 4), (2, 3, 4, 3), (0, 3, 4)], ids=str)
@@ -211,3 +211,19 @@ def test_grey_beside_colour(tmp_path):
     x = decode.stack_images([grey, colour], ["a", "b"])
     assert x.shape == (2, 2, 2, 3)
     assert (x[0] == 7).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "1"])
+@pytest.mark.parametrize("shape", [(8, 6, 1), (3, 9, 3)])
+def test_a_picture_is_fitted_to_what_a_network_takes(tmp_path, write_picture, mode, shape):
+    path = write_picture(tmp_path / "a.png", 255, size=(4, 5), mode=mode)
+    x = read_image(path, shape)
+    assert (x.shape, x.dtype) == (shape, np.uint8)
+    assert len(np.unique(x.reshape(-1, shape[-1]), axis=0)) == 1  # one colour
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    for name, error in {"a.png": ValueError, "b.png": FileNotFoundError}.items():
+        with pytest.raises(error, match=name):
+            read_image(str(tmp_path / name), (8, 8, 1))

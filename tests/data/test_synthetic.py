@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets.data import GeneratedData, adding_problem, copy_task, pixel_sequence
+from jaxnets.data import GeneratedData, adding_problem, copy_task, held_out, pixel_sequence
 from jaxnets.train import DeviceResident
 
 KEY = jax.random.key(3)
@@ -102,3 +102,11 @@ def test_one_program_serves_every_seed():
         got = batches(data, 2)
         np.testing.assert_array_equal(got["y"][1], data.batch(data.order(2), 1)["y"])
     assert batches._cache_size() == 1
+
+
+def test_what_is_held_out_is_in_no_batch():
+    make = functools.partial(adding_problem, length=4)
+    parts = held_out(make, 5)
+    assert {name: type(part["x"]) for name, part in parts.items()} == {"validation": np.ndarray, "test": np.ndarray}
+    for name, number in {"validation": 2**32 - 2, "test": 2**32 - 1}.items():  # those of batches are below 2**31
+        jax.tree.map(np.testing.assert_array_equal, parts[name], make(jax.random.fold_in(jax.random.key(0), number), 5))

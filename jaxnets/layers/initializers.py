@@ -8,6 +8,19 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 
+def identity(key: Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> Array:
+    """Initialises a recurrent kernel as the identity, by which a rectifying network adds up what it is given.
+
+    References:
+      Le, Jaitly and Hinton, 2015. A simple way to initialize recurrent networks of rectified linear units.
+
+    >>> layer = jn.layers.RNN(features=2, activation="relu", recurrent_kernel_init=identity)
+    >>> layer.init(jax.random.key(0), jnp.ones((1, 1, 1)))["params"]["recurrent_kernel"].tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    return jnp.eye(*shape, dtype=dtype)
+
+
 def chrono(features: int, steps: int, gates: Sequence[int]) -> Callable[..., Array]:
     """Makes an initialiser of biases by which a layer's units remember for 1 to `steps` steps, spread evenly.
 

@@ -1,11 +1,11 @@
-"""Chrono biases: what each gate is given, and that the memory is as long as was asked for."""
+"""Chrono biases: what each gate is given, and that the memory is as long as was asked for; identity kernels."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets.layers import GRU, LSTM, chrono
+from jaxnets.layers import GRU, LSTM, chrono, identity
 
 
 def test_each_gate_has_its_sign_of_one_logarithm():
@@ -34,3 +34,9 @@ def test_layers_take_it(layer):
 def test_too_short_a_memory_is_refused():
     with pytest.raises(ValueError, match="steps wants 3 or more but is 2"):
         chrono(4, 2, (0, 1, 0))
+
+
+def test_identity_has_the_type_asked_for():
+    kernel = identity(jax.random.key(0), (3, 3), jnp.bfloat16)
+    np.testing.assert_array_equal(kernel, np.eye(3))
+    assert kernel.dtype == jnp.bfloat16

@@ -1,6 +1,20 @@
 """Interpretation: what a trained or untrained network does, as pure functions of a layer and its variables."""
 
 from jaxnets.interpret.gates import gate_activations, saturation
-from jaxnets.interpret.gradient_flow import gradient_flow, gradient_norms, memory_length, state_gradients
+from jaxnets.interpret.gradient_flow import (
+    classifier_gradient_flow,
+    gradient_flow,
+    gradient_norms,
+    memory_length,
+    state_gradients,
+)
 
-__all__ = ["gate_activations", "gradient_flow", "gradient_norms", "memory_length", "saturation", "state_gradients"]
+__all__ = [
+    "classifier_gradient_flow",
+    "gate_activations",
+    "gradient_flow",
+    "gradient_norms",
+    "memory_length",
+    "saturation",
+    "state_gradients",
+]

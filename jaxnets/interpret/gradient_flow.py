@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxnets.interpret.gates import gate_activations, saturation
 from jaxnets.layers import initial_carry
-from jaxnets.typing import Carry
+from jaxnets.typing import Batch, Carry, Mean
 
 Loss = Callable[[Array], Array]
 """From a layer's output y [B, T, F] to a number: the sum of the rows' losses."""
@@ -168,6 +168,38 @@ def gradient_flow(
         "memory_length": memory_length(norms["state"], share=share),
         "saturation": {name: saturation(gate) for name, gate in activations.items()},
     }
+
+
+def classifier_gradient_flow(
+    model: Any, variables: Any, batch: Batch, *, loss: Callable[[Any, Batch], Mean]
+) -> dict[str, Any]:
+    """The report of the layer over time inside a network, on what the network is trained for.
+
+    Args:
+      model: A `SequenceClassifier`, or whatever else has a `layer` between `encode` and `decode`.
+      variables: Its parameters, as for `model.apply`.
+      batch: `"x"`, sequences of full length, and what the loss looks at.
+      loss: Of the network's outputs and the batch, as for `make_step`; its total is taken.
+
+    Returns:
+      As `gradient_flow` does.
+
+    Raises:
+      ValueError: As `gradient_flow` does.
+
+    >>> model = jn.models.SequenceClassifier(jn.layers.GRU(features=8), outputs=3)
+    >>> batch = {"x": jnp.ones((2, 5, 4)), "y": jnp.array([0, 2])}
+    >>> variables = model.init(jax.random.key(0), batch["x"])
+    >>> loss = lambda outputs, batch: jn.ops.cross_entropy(outputs, batch["y"])
+    >>> len(classifier_gradient_flow(model, variables, batch, loss=loss)["norms"]["state"])
+    5
+    """
+
+    def total(y: Array) -> Array:
+        return loss(model.apply(variables, y, method="decode"), batch).total
+
+    x = model.apply(variables, batch["x"], method="encode")
+    return gradient_flow(model.layer, {"params": variables["params"]["layer"]}, x, loss=total)
 
 
 def _unit_projection(y: Array) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets import interpret, layers
+from jaxnets import interpret, layers, models, ops
 from tests.reference import recurrent as reference
 
 BATCH, TIME, WIDTH, HIDDEN = 2, 6, 3, 4
@@ -192,3 +192,25 @@ def test_the_tanh_network_forgets_and_gated_ones_do_not():
     assert reports["rnn"]["memory_length"] < 40 < steps == reports["lstm"]["memory_length"]
     assert set(reports["lstm"]["saturation"]) == {"input", "forget", "output"}
     assert json.loads(json.dumps(reports)) == reports
+
+
+@pytest.mark.parametrize("pooling", ["last", "none"])
+def test_the_flow_inside_a_classifier_is_that_of_its_own_loss(pooling):
+    layer = layers.GRU(HIDDEN)
+    model = models.SequenceClassifier(layer, outputs=2, pooling=pooling, encoder_features=5, hidden_features=3)
+    variables = made(model)
+    y = jnp.zeros((BATCH, TIME) if pooling == "none" else BATCH, jnp.int32)
+    own = {"params": variables["params"]["layer"]}
+    report = interpret.classifier_gradient_flow(
+        model, variables, {"x": X, "y": y}, loss=lambda outputs, batch: ops.cross_entropy(outputs, batch["y"])
+    )
+    carry = layers.initial_carry(layer, own, jax.ShapeDtypeStruct((BATCH, TIME, 5), jnp.float32))
+
+    def loss(carry):
+        """The network by itself, begun in this state."""
+        h, _ = layer.apply(own, model.apply(variables, X, method="encode"), carry=carry)
+        return ops.cross_entropy(model.apply(variables, h, method="decode"), y).total
+
+    want = np.linalg.norm(jax.grad(loss)(carry).h, axis=1).mean()
+    np.testing.assert_allclose(report["norms"]["state"][-1], want, rtol=1e-5)
+    assert list(report["saturation"]) == ["reset", "update"]

@@ -36,7 +36,6 @@ CASE = Case(
     peers=(),
     agreement=dict.fromkeys(("y", "h", "loss", "x", "kernel", "recurrent_kernel", "bias", "recurrent_bias"), 1e-4),
     batch=_batch,
-    group="recurrent",
     modes=("forward", "gradient"),
     seconds=0.1,
 )

@@ -67,15 +67,20 @@ def convolution(problem: Problem) -> Contender:
 
 
 def recurrent(problem: Problem) -> Contender:
-    """The layer as it is, with lengths, or by one of its implementations."""
+    """The layer as it is, or with lengths."""
     if problem.options.get("tuned"):
         jn.tune_cpu()
-    layer = _MODELS[problem.case](problem.parameters)
-    if jacobian := problem.options.get("jacobian"):
-        layer = layer.copy(implementation=jn.ops.Newton(jacobian))
-    elif implementation := problem.options.get("implementation"):
-        layer = layer.copy(implementation=implementation)
+    return _layer(problem, _MODELS[problem.case](problem.parameters))
 
+
+def newton(problem: Problem) -> Contender:
+    """The layer by one of its implementations."""
+    jacobian = problem.options.get("jacobian")
+    implementation = jn.ops.Newton(jacobian) if jacobian else problem.options.get("implementation", "auto")
+    return _layer(problem, _MODELS[problem.case](problem.parameters).copy(implementation=implementation))
+
+
+def _layer(problem: Problem, layer: Any) -> Contender:
     def apply(params: Any, x: jax.Array, lengths: jax.Array | None = None) -> tuple[jax.Array, Mapping[str, jax.Array]]:
         y, carry = layer.apply({"params": params}, x, lengths=lengths)
         return y, carry._asdict()

@@ -89,7 +89,8 @@ class Linearised:
 
     def _cell(self, dbefore: State, du: Array, dv: Array) -> State:
         vectors = self.weights.vectors
-        return self.cell.tangent(self.kept, vectors, (), dbefore, self.cell.join(du, dv), vectors)
+        still = jax.tree.map(jnp.zeros_like, vectors)
+        return self.cell.tangent(self.kept, vectors, (), dbefore, self.cell.join(du, dv), still)
 
 
 def solve_dense(matrices: Array, right: State, *, transposed: bool = False) -> State:
@@ -103,6 +104,18 @@ def solve_dense(matrices: Array, right: State, *, transposed: bool = False) -> S
         matrices = jnp.swapaxes(jnp.roll(matrices, -1, axis=0), -1, -2)
     terms = jnp.concatenate(right, axis=-1)
     return _parts(lax.associative_scan(then, (matrices, terms), reverse=transposed)[1], right)
+
+
+def solve_dense_or_in_sequence(linear: Linearised, matrices: Array, right: State, *, transposed: bool = False) -> State:
+    """As `solve_dense`, but for rows that come out of it not finite: products of matrices overflow before states do."""
+    dense = solve_dense(matrices, right, transposed=transposed)
+    finite = jnp.stack([jnp.all(jnp.isfinite(leaf), axis=(0, 2)) for leaf in dense]).all(axis=0)
+
+    def in_sequence() -> State:
+        true = solve_in_sequence(linear, right, transposed=transposed)
+        return jax.tree.map(lambda a, b: jnp.where(finite[None, :, None], a, b), dense, true)
+
+    return lax.cond(jnp.all(finite), lambda: dense, in_sequence)
 
 
 def solve_diagonal(diagonal: State, right: State) -> State:
@@ -122,14 +135,14 @@ def solve_in_sequence(linear: Linearised, right: State, *, transposed: bool = Fa
         return dataclasses.replace(linear, valid=valid, starts=starts, kept=kept)
 
     def step(z: State, now: Any) -> tuple[State, State]:
-        *linear, term = now
-        z = jax.tree.map(jnp.add, at(*linear).tangent(z), term)
+        valid, starts, kept, term = now
+        z = jax.tree.map(jnp.add, at(valid, starts, kept).tangent(z), term)
         return z, z
 
     def step_back(z: State, now: Any) -> tuple[State, State]:
-        *linear, term = now
+        valid, starts, kept, term = now
         z = jax.tree.map(jnp.add, z, term)
-        return jax.linear_transpose(at(*linear).tangent, z)(z)[0], z
+        return jax.linear_transpose(at(valid, starts, kept).tangent, z)(z)[0], z
 
     edge = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), right)
     steps = linear.valid, linear.starts, linear.kept, right

@@ -21,10 +21,11 @@ products are (`product`: a convolution's cell has its own), what enters them (`f
 meet (`join`: a layer norm keeps them apart).
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +51,19 @@ class Weights(NamedTuple):
     vectors: Any = ()
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Stands, among what `linearise` keeps, for the step's own output h: that is there anyway."""
+
+
 class Cell:
     """What a step does; every method works on arrays with any leading axes ([B, ...] and [T, B, ...])."""
+
+    forced_by_state: ClassVar[bool] = True
+    """Where the tangents of weights and inputs enter the tangent's loop: as what they add to the state, or before, as
+    what they add to the pre-activations. The former is less to store where there are more of those than of states; the
+    latter saves a pass over what `linearise` kept."""
 
     def product(self, x: Array, kernel: Array, precision: Precision, dtype: Any) -> Array:
         """The bilinear map of an input, or of a state, with its kernel."""
@@ -220,12 +232,15 @@ def _run_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
     cell, dtype = plan.cell, carry.h.dtype
     x, valid, starts, extras = xs
     (h, kept), state = _forward(plan, cell.linearise, weights, xs, carry, initial)
+    kept = settled(kept, h)
 
     fed = cell.fed(_before(h, carry.h, starts, initial.h, plan.reverse), extras)
     du, dv = bulk_products(cell, plan.precision, weights, dweights, x, dx, fed)
-    at_rest = jax.tree.map(lambda leaf: jnp.zeros((h.shape[0], *leaf.shape), leaf.dtype), carry)
-    dvectors = filled(dweights.vectors, weights.vectors)
-    forcing = cell.tangent(kept, weights.vectors, extras, at_rest, cell.join(du, dv), dvectors)
+    forcing, dvectors = cell.join(du, dv), filled(dweights.vectors, weights.vectors)
+    if cell.forced_by_state:
+        at_rest = jax.tree.map(lambda leaf: jnp.zeros((h.shape[0], *leaf.shape), leaf.dtype), carry)
+        forcing = cell.tangent(kept, weights.vectors, extras, at_rest, forcing, dvectors)
+        dvectors = jax.tree.map(jnp.zeros_like, dvectors)
     dcarry, dinitial = filled(dcarry, carry), filled(dinitial, initial)
 
     # A row's state stays as it is past its length. A tangent carried through those steps would be a chain that XLA
@@ -242,9 +257,12 @@ def _run_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
             dstate = where(last, dcarry, dstate)
         before = dstate if start is None else where(start, dinitial, dstate)
         dv = cell.product(cell.fed(before.h, extras), weights.recurrent_kernel, plan.precision, dtype)
-        still = jax.tree.map(jnp.zeros_like, weights.vectors)
-        after = cell.tangent(kept, weights.vectors, extras, before, cell.join(jnp.zeros_like(dv), dv), still)
-        after = jax.tree.map(jnp.add, after, forcing)
+        da = cell.join(jnp.zeros_like(dv), dv)
+        if not cell.forced_by_state:
+            da = jax.tree.map(jnp.add, da, forcing)
+        after = cell.tangent(kept, weights.vectors, extras, before, da, dvectors)
+        if cell.forced_by_state:
+            after = jax.tree.map(jnp.add, after, forcing)
         if last is not None and not plan.reverse:
             final = jax.tree.map(jnp.add, final, where(last, after, nothing))
         return (after, final), after.h
@@ -287,6 +305,13 @@ def given(tangents: Any) -> Any:
         lambda leaf: None if isinstance(leaf, SymbolicZero) else leaf,
         tangents,
         is_leaf=lambda leaf: isinstance(leaf, SymbolicZero),
+    )
+
+
+def settled(kept: Any, h: Array) -> Any:
+    """What `linearise` kept, with the output where it stands for it."""
+    return jax.tree.map(
+        lambda leaf: h if isinstance(leaf, Output) else leaf, kept, is_leaf=lambda leaf: isinstance(leaf, Output)
     )
 
 

@@ -1,13 +1,13 @@
 """The plain cells and their partial derivatives: tanh and ReLU networks, LSTM and GRU."""
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxnets.ops._recurrence import Cell
+from jaxnets.ops._recurrence import Cell, Output
 
 Activation = Literal["tanh", "relu"]
 
@@ -41,22 +41,24 @@ class RNNCell(Cell):
     """h' = activation(a)."""
 
     activation: Activation = "tanh"
+    forced_by_state: ClassVar[bool] = False
 
     def step(self, state: RNNCarry, a: Array, vectors: Any, extras: Any) -> RNNCarry:
         return RNNCarry(jnp.tanh(a) if self.activation == "tanh" else jnp.maximum(a, jnp.zeros_like(a)))
 
-    def linearise(self, state: RNNCarry, a: Array, vectors: Any, extras: Any) -> tuple[RNNCarry, Array]:
-        after = self.step(state, a, vectors, extras)
-        slope = 1 - after.h**2 if self.activation == "tanh" else (a > 0).astype(a.dtype)
-        return after, slope
+    def linearise(self, state: RNNCarry, a: Array, vectors: Any, extras: Any) -> tuple[RNNCarry, Any]:
+        return self.step(state, a, vectors, extras), Output()
 
     def tangent(self, kept: Array, vectors: Any, extras: Any, dstate: RNNCarry, da: Array, dvectors: Any) -> RNNCarry:
-        return RNNCarry(kept * da)
+        slope = 1 - kept**2 if self.activation == "tanh" else (kept > 0).astype(kept.dtype)
+        return RNNCarry(slope * da)
 
 
 @dataclasses.dataclass(frozen=True)
 class LSTMCell(Cell):
     """c' = f c + i g, h' = o tanh(c'), with [i, f, g, o] = [sigmoid, sigmoid, tanh, sigmoid](a)."""
+
+    forced_by_state: ClassVar[bool] = False
 
     def gates(self, a: Array) -> list[Array]:
         # sigmoid(z) = (tanh(z / 2) + 1) / 2: one tanh over all four gates.

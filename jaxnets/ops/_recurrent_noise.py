@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from jaxnets.ops._recurrence import Cell
+from jaxnets.ops._recurrence import Cell, settled
 from jaxnets.ops._recurrent_cells import GRUCarry, GRUCell, sigmoid
 from jaxnets.typing import Precision
 
@@ -35,6 +35,10 @@ class Noisy(Cell):
     dropout: float = 0.0
     zoneout: tuple[float, ...] = ()
 
+    @property
+    def forced_by_state(self) -> bool:  # type: ignore[override]
+        return self.cell.forced_by_state
+
     def product(self, x: Array, kernel: Array, precision: Precision, dtype: Any) -> Array:
         return self.cell.product(x, kernel, precision, dtype)
 
@@ -49,7 +53,7 @@ class Noisy(Cell):
 
     def linearise(self, state: Any, a: Any, vectors: Any, extras: Noise) -> tuple[Any, Any]:
         after, kept = self.cell.linearise(state, a, vectors, extras)
-        return self._keep(state, after, extras), kept
+        return self._keep(state, after, extras), settled(kept, after.h) if self.zoneout else kept
 
     def tangent(self, kept: Any, vectors: Any, extras: Noise, dstate: Any, da: Any, dvectors: Any) -> Any:
         return self._keep(dstate, self.cell.tangent(kept, vectors, extras, dstate, da, dvectors), extras)

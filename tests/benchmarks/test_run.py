@@ -92,7 +92,10 @@ def test_resnet_agrees(capsys):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["run", "nope"], "no case 'nope': there are cnn, convolution, resnet, lstm, gru, rnn, recurrent, or all"),
+        (
+            ["run", "nope"],
+            "no case 'nope': there are cnn, convolution, resnet, lstm, gru, rnn, newton, recurrent, or all",
+        ),
         (["run", "cnn", "--peers", "flax,nope"], "no peer 'nope': there are jaxnets"),
         (["run", "cnn", "--peers", "./nope.py"], "there is no such file"),
         (["run", "cnn", "--shape", "depth=3"], "'depth=3' is not NAME=NUMBER, with a name of batch, size, channels"),

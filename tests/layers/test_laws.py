@@ -11,14 +11,15 @@ from jaxnets.layers import GRU, LRU, LSTM, RNN, Bidirectional, Stack
 
 QUICK = testing.quick_compile()
 LAYERS = [
-    RNN(4),
-    GRU(4),
     LSTM(4, learned_carry=True),
-    LSTM(4, reverse=True),
     Stack((LSTM(3), GRU(4))),
     Bidirectional(LSTM(3)),
 ]
 MORE_LAYERS = [
+    RNN(4),
+    GRU(4),
+    GRU(4, implementation="newton"),
+    LSTM(4, reverse=True),
     RNN(4, activation="relu", learned_carry=True),
     GRU(4, learned_carry=True, checkpoint_every=2),
     LSTM(4),

@@ -11,12 +11,12 @@ from tests.layers.test_laws import spelt
 QUICK = testing.quick_compile()
 FRAMES = jax.ShapeDtypeStruct((2, 5, 2, 3, 2), jnp.float32)
 LAYERS = {
-    LSTM(3, peephole=True, zoneout=(0.1, 0.3), reverse=True): None,
-    LSTM(6, layer_norm=True, recurrent_dropout=0.2): None,
     LSTM(4, coupled=True, projection=2, learned_carry=True, checkpoint_every=2): None,
-    ConvLSTM(2, zoneout=0.1): FRAMES,
 }
 MORE_LAYERS = {
+    LSTM(3, peephole=True, zoneout=(0.1, 0.3), reverse=True): None,
+    LSTM(6, layer_norm=True, recurrent_dropout=0.2): None,
+    ConvLSTM(2, zoneout=0.1): FRAMES,
     GRU(3, zoneout=0.2, recurrent_dropout=0.2, dropout_kind="per_step"): None,
     RNN(3, zoneout=0.2, recurrent_dropout=0.2): None,
     LSTM(6, peephole=True, projection=4, layer_norm=True, coupled=True, zoneout=0.1): None,

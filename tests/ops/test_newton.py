@@ -111,6 +111,35 @@ def test_an_overflow_on_the_way_is_not_waited_for():
     np.testing.assert_array_equal(y, ops.rnn(params, x, activation="relu")[0])
 
 
+@pytest.mark.parametrize("jacobian", ["dense", "diagonal"])
+def test_a_small_signal_is_not_taken_for_none(jacobian):
+    params = {"kernel": jnp.zeros((1, 2)), "recurrent_kernel": 2 * jnp.eye(2)[::-1], "bias": jnp.zeros(2)}
+    carry = ops.RNNCarry(jnp.full((1, 2), 1e-6))
+    for activation in ("tanh", "relu"):
+        run = functools.partial(ops.rnn, params, jnp.zeros((1, 40, 1)), activation=activation, carry=carry)
+        y, _ = run(implementation=ops.Newton(jacobian))
+        np.testing.assert_allclose(y, run()[0], rtol=1e-4)
+
+
+def test_a_large_unit_hides_no_other():
+    recurrent = jnp.array([[0.5, 0, 0], [0, 0, 0.9], [0, 0.9, 0]])
+    params = {"kernel": jnp.array([[1e4, 0, 0], [0, 1, 1.0]]), "recurrent_kernel": recurrent, "bias": jnp.zeros(3)}
+    run = functools.partial(ops.rnn, params, jnp.ones((1, 60, 2)), activation="relu")
+    y, _ = run(implementation=ops.Newton("diagonal"))
+    np.testing.assert_allclose(y, run()[0], rtol=1e-4)
+
+
+def test_gradients_are_finite_where_products_of_derivatives_are_not():
+    params = {"kernel": jnp.ones((1, 2)), "recurrent_kernel": 1.5 * jnp.eye(2), "bias": jnp.zeros(2)}
+
+    def number(params, implementation):
+        y, _ = ops.rnn(params, jnp.zeros((1, 400, 1)), implementation=implementation)
+        return y[:, :10].sum()
+
+    got, want = (jax.grad(number)(params, implementation) for implementation in ("newton", "scan"))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), got, want)
+
+
 def test_under_vmap():
     arrays, _ = drawn("rnn", "float32")
     params, x, _, _ = split("rnn", arrays)

@@ -36,7 +36,13 @@ def test_a_scanned_gru_obeys(law):
     getattr(testing, f"check_{law}")(honest.GRU(), compiler_options=QUICK)
 
 
-@pytest.mark.parametrize(("layer", "spec", "options"), LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize(
+    ("layer", "spec", "options"),
+    [
+        pytest.param(*case, id=name, marks=() if name in ("attention", "frames") else pytest.mark.exhaustive)
+        for name, case in LAYERS.items()
+    ],
+)
 def test_other_layers_obey(layer, spec, options, any_promotion):
     testing.check_sequence_layer(layer, jax.ShapeDtypeStruct(*spec), **options, compiler_options=QUICK)
 

@@ -84,6 +84,7 @@ def memory_task(name: str, length: int | None = None) -> MemoryTask:
 
 def _adding(length: int) -> MemoryTask:
     generate = functools.partial(adding_problem, length=length)
+    parts = held_out(generate, _HELD_OUT)
 
     def read(name: str) -> np.ndarray:
         x = np.loadtxt(name, np.float32, delimiter=",", ndmin=2)
@@ -97,7 +98,8 @@ def _adding(length: int) -> MemoryTask:
         answer="number",
         outputs=1,
         training=lambda batch_size, seed: GeneratedData(generate, batch_size, seed=seed),
-        **held_out(generate, _HELD_OUT),
+        validation=parts["validation"],
+        test=parts["test"],
         read=read,
         say=lambda y: round(float(y[0]), 4),
     )
@@ -105,6 +107,7 @@ def _adding(length: int) -> MemoryTask:
 
 def _copy(length: int) -> MemoryTask:
     generate = functools.partial(copy_task, length=length)
+    parts = held_out(generate, _HELD_OUT)
 
     def read(name: str) -> np.ndarray:
         if not name or set(name) - set("12345678"):
@@ -118,7 +121,8 @@ def _copy(length: int) -> MemoryTask:
         outputs=9,
         vocabulary=10,
         training=lambda batch_size, seed: GeneratedData(generate, batch_size, seed=seed),
-        **held_out(generate, _HELD_OUT),
+        validation=parts["validation"],
+        test=parts["test"],
         read=read,
         say=lambda y: "".join(map(str, y.argmax(-1)[(len(y) + length) // 2 :])),
     )

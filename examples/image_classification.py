@@ -9,7 +9,6 @@ python examples/image_classification.py predict --run runs/digits scan.png folde
 import dataclasses
 import functools
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +19,7 @@ import tyro
 
 import jaxnets as jn
 from jaxnets import models, ops, train
-from jaxnets.train import cli
+from jaxnets.train import cli, trainer
 
 MODELS: dict[str, Callable[..., Any]] = {
     "small_cnn": functools.partial(models.SmallCNN, padding="SAME", dropout=0.25),
@@ -68,11 +67,9 @@ DEFAULTS = {
 }
 """What holds for every data set. At a resume the run's own configuration stands in place of these and of a recipe."""
 
-COMPILING = train.CompileClock()
-
 
 @dataclasses.dataclass(frozen=True)
-class Train:
+class Train(cli.Options):
     """Trains a network and keeps the run: configuration, metrics, checkpoints, weights and pictures."""
 
     data: str | None = None
@@ -107,95 +104,40 @@ class Train:
     """The run's folder. By default a new one below runs/; with --resume the newest."""
     resume: bool = False
     """Go on from the run's newest good checkpoint, with the options that it was begun with."""
-    json: bool = False
-    """Print one line of JSON on standard output."""
-    debug: bool = False
-    """Show the traceback of an error."""
 
     def __call__(self) -> None:
         """Trains, evaluates on the test data once, and draws the pictures."""
-        begun = time.perf_counter()
+        clock = train.CompileClock()
         jn.tune_cpu()
-        folder, old = self.earlier()
+        folder, old = trainer.earlier(self.run, self.data, resume=self.resume, read=read_run)
         images = jn.data.load_images(self.data or old.get("data") or DEFAULTS["data"])
         folder = folder or train.new_run(images.name)
-        config = self.resolved(images, old)
+        config = cli.resolved(self, {**DEFAULTS, **recipe(images)}, old)
         saved = config.saved(images)
+        same_data = ["data"] if old.get("data_sha256") == images.fingerprint else []  # by another path, perhaps
 
         task = Task.of(saved)
         training, validation = jn.data.split_validation(images.train)
-        step, state, data = config.learner(task, training)
-
-        with train.Checkpoints(folder / "checkpoints", report=cli.say) as checkpoints:
-            if old:
-                may_change = ["steps", "checkpoint_every"]
-                if old.get("data_sha256") == images.fingerprint:
-                    may_change.append("data")  # the same data by another path
-                train.check_config(folder, saved, may_change=may_change)
-                state = going_on(folder, checkpoints, state, config.steps)
-            # Nothing is written before this line, so that a command that is refused leaves no trace.
-            run = train.Run(folder, saved, may_change=tuple(saved))
-            if "scan" not in run.notes:
-                run.note(scan=train.runs_scanned(step, state, data))
-            lines = train.JsonLines(run / "metrics.jsonl", step=int(state.step))
-
-            def record(step: int, state: train.State, metrics: dict[str, float]) -> None:
-                """Writes training and validation metrics of a moment."""
-                measured = task.evaluate(state, validation)
-                lines(step, state, {**metrics, **{f"validation_{name}": value for name, value in measured.items()}})
-
-            with train.progress(config.steps) as show:
-                timed = [train.every(config.checkpoint_every, each, at_end=True) for each in (checkpoints, record)]
-                try:
-                    state, _ = train.fit(
-                        state, step, data, steps=config.steps, callbacks=[show, *timed], scan=run.notes["scan"]
-                    )
-                except KeyboardInterrupt as stop:
-                    raise type(stop)(f"interrupted; go on with: train --resume --run {folder}") from None
-
-        train.save_weights(run / "weights.safetensors", state.variables)
-        result = {
-            "test": task.evaluate(state, images.test),
-            "validation": task.evaluate(state, validation),
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-            "steps": int(state.step),
-            "seconds": round(lines.seconds_before + time.perf_counter() - begun, 1),
-            "compile_seconds": round(COMPILING.seconds, 1),
-        }
-        lines.write(result)
+        run, state, result = trainer.train(
+            folder,
+            saved,
+            *config.learner(task, training),
+            evaluate=task.evaluate,
+            validation=validation,
+            test=images.test,
+            resumed=bool(old),
+            clock=clock,
+            may_change=["steps", "checkpoint_every", *same_data],
+        )
         cli.tell(result, self.json, f"{images.note}\nrun: {folder}" if images.note else f"run: {folder}")
         draw(run, task, state, images)
 
-    def earlier(self) -> tuple[Path | None, dict[str, Any]]:
-        """The folder named or to be gone on with, None for a new one, and the configuration of the run it holds."""
-        folder = self.run
-        if self.resume and folder is None:
-            folder = train.newest_run(self.data or "")
-        if folder is None or not (folder / "config.json").exists():
-            return folder, {}
-        if not self.resume:
-            raise ValueError(f"{folder} holds a run already: add --resume to go on with it, or name another folder")
-        return folder, read_run(folder)
-
-    def resolved(self, images: jn.data.Images, old: dict[str, Any]) -> "Train":
-        """Every option with a value: the one given, else that of the run resumed, else what suits the data."""
-        kept = {field.name: old[field.name] for field in dataclasses.fields(self) if field.name in old}
-        given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
-        config = {**DEFAULTS, **recipe(images), **kept, **given}
-        config.setdefault("schedule_steps", config["steps"])
-        config.setdefault("checkpoint_every", max(1, config["steps"] // 10))
-        if min(config[name] for name in ("steps", "batch_size", "checkpoint_every")) < 1:
-            raise ValueError("train: --steps, --batch-size and --checkpoint-every want to be at least 1")
-        return Train(**config)
-
     def saved(self, images: jn.data.Images) -> dict[str, Any]:
         """What config.json holds: all that decides the result, and what the other commands need."""
-        left_out = ("run", "resume", "json", "debug")
-        options = {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
         mean, std = jn.data.channel_statistics(images.train["x"])
         shape = list(images.train["x"].shape[1:])
         facts = {"classes": images.classes, "shape": shape, "mean": mean, "std": std, "data_sha256": images.fingerprint}
-        return {**options, **facts}
+        return {**cli.saved_options(self), **facts}
 
     def learner(self, task: "Task", training: dict[str, np.ndarray]) -> tuple[Any, train.State, jn.data.DeviceData]:
         """The step, the state before the first one, and the data on the device."""
@@ -218,23 +160,17 @@ class Train:
         data = jn.data.DeviceData(training, min(self.batch_size, len(training["y"])), seed=self.seed)
         sample = next(task.prepared(training, 1))
         state = train.create(task.model, optimizer, sample, key=jax.random.key(self.seed))
-        # Options that do not fit the data fail here, in a trace, and not once the run has begun.
-        jax.eval_shape(lambda state, data: jax.jit(step)(state, data.batch(data.order(0), 0)), state, data)
         return step, state, data
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluate:
+class Evaluate(cli.Options):
     """Measures a trained run on the test data."""
 
     run: Path
     """The run's folder."""
     data: str | None = None
     """Other data of the same shape and classes. By default what the run was trained on."""
-    json: bool = False
-    """Print one line of JSON on standard output."""
-    debug: bool = False
-    """Show the traceback of an error."""
 
     def __call__(self) -> None:
         """Loads the weights and measures."""
@@ -247,7 +183,7 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Predict:
+class Predict(cli.Options):
     """Names the class of images."""
 
     images: tyro.conf.Positional[tuple[Path, ...]]
@@ -256,10 +192,6 @@ class Predict:
     """The run's folder."""
     top: int = 3
     """How many classes to name."""
-    json: bool = False
-    """Print one line of JSON on standard output."""
-    debug: bool = False
-    """Show the traceback of an error."""
 
     def __call__(self) -> None:
         """Loads the weights and names the classes."""
@@ -267,15 +199,13 @@ class Predict:
         paths = [file for path in self.images for file in (jn.data.picture_files(path) if path.is_dir() else [path])]
         if not paths:
             raise ValueError(f"{' '.join(map(str, self.images)) or 'predict'}: no image to read")
-        probabilities = task.probabilities(state, np.stack([fitted(path, config["shape"]) for path in paths]))
+        x = np.stack([jn.data.read_image(path, config["shape"]) for path in paths])
+        probabilities = task.probabilities(state, x)
         answers = {}
         for path, row in zip(paths, probabilities, strict=True):
             best = np.argsort(-row)[: self.top]
             answers[str(path)] = {config["classes"][i]: round(float(row[i]), 4) for i in best}
-        if self.json:
-            print(train.to_json(answers))
-        for path, answer in {} if self.json else answers.items():
-            print(path, "  ".join(f"{name} {probability:.1%}" for name, probability in answer.items()))
+        cli.tell_each(answers, self.json, in_words)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -328,62 +258,36 @@ def recipe(images: jn.data.Images) -> dict[str, Any]:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """The configuration of a run of this program."""
-    config = train.read_config(folder)
-    if missing := [name for name in ("model", "data", "classes", "shape", "mean", "std") if name not in config]:
-        raise ValueError(f"{folder / 'config.json'} lacks {', '.join(missing)}: it is no run of this program")
-    if config["model"] not in MODELS:
-        raise ValueError(f"{folder / 'config.json'} has model {config['model']!r}, wanted one of {', '.join(MODELS)}")
-    return config
+    fields = ("model", "data", "classes", "shape", "mean", "std")
+    return train.read_config(folder, fields=fields, choices={"model": MODELS})
 
 
 def trained(folder: Path) -> tuple[Task, train.State, dict[str, Any]]:
     """The task, the weights as a state, and the configuration of a run that has ended."""
     config = read_run(folder)
-    if not (folder / "weights.safetensors").exists():
-        raise ValueError(f"{folder} is unfinished: go on with train --resume --run {folder}")
+    weights = trainer.weights_of(folder)
     task = Task.of(config)
     x = np.zeros((1, *config["shape"]), np.float32)
     state = train.create(task.model, train.optimizer("sgd", 0.0), {"x": x}, key=jax.random.key(0))
-    variables = dict(train.load_weights(folder / "weights.safetensors", state.variables))
-    return task, state.replace(params=variables.pop("params"), collections=variables), config
+    return task, state.with_variables(train.load_weights(weights, state.variables)), config
 
 
-def going_on(folder: Path, checkpoints: train.Checkpoints, state: train.State, steps: int) -> train.State:
-    """The state of the run's newest good checkpoint, or the one given where the run has none yet."""
-    restored = checkpoints.restore(state)
-    if restored is None and checkpoints.steps():
-        raise ValueError(
-            f"no checkpoint in {checkpoints.directory} can be read: put a good copy there, or remove that folder to "
-            "begin the run anew"
-        )
-    if restored is not None:
-        state, _ = restored
-        if int(state.step) > steps:
-            raise ValueError(f"{folder} is at step {int(state.step)} already: --steps {steps} wants to be that or more")
-    cli.say(f"going on from step {int(state.step)} of {folder}")
-    return state
-
-
-def fitted(path: Path, shape: list[int]) -> np.ndarray:
-    """An image file in the size and channels that the network takes."""
-    from PIL import Image
-
-    height, width, channels = shape
-    pixels = jn.data.decode_image(path.read_bytes(), str(path))
-    image = Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])
-    return np.asarray(image.convert("L" if channels == 1 else "RGB").resize((width, height))).reshape(shape)
+def in_words(path: str, answer: dict[str, float]) -> str:
+    """The answer for an image in one line."""
+    return f"{path} " + "  ".join(f"{name} {probability:.1%}" for name, probability in answer.items())
 
 
 def draw(run: train.Run, task: Task, state: train.State, images: jn.data.Images) -> None:
     """The pictures of a run: learning curves, confusion matrix, and what it got wrong."""
     probabilities = task.probabilities(state, images.test["x"])
     labels = images.test["y"]
-    if records := [record for record in train.read_json_lines(run / "metrics.jsonl") if "step" in record]:
-        train.plots.curves(records, run / "curves.png", title=images.name)
+    trainer.draw_curves(run, images.name)
     matrix = train.confusion_matrix(labels, probabilities.argmax(-1), len(images.classes))
     train.plots.confusion(matrix, images.classes, run / "confusion.png")
     train.plots.wrong(images.test["x"], labels, probabilities, images.classes, run / "wrong.png")
 
 
+COMMANDS = {"train": Train, "evaluate": Evaluate, "predict": Predict}
+
 if __name__ == "__main__":
-    sys.exit(cli.main({"train": Train, "evaluate": Evaluate, "predict": Predict}))
+    sys.exit(cli.main(COMMANDS))

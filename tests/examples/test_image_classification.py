@@ -1,55 +1,21 @@
 """The example as a user runs it: the whole default, its files, wrong input, interruption and resume."""
 
-import importlib.util
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "image_classification.py"
 SHORT = ["--model", "mlp", "--batch-size", "16", "--steps", "60", "--checkpoint-every", "20", "--json"]
-
-
-@pytest.fixture(scope="session")
-def example():
-    spec = importlib.util.spec_from_file_location("image_classification", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["image_classification"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def run(example, capsys, tmp_path, monkeypatch):
-    """Calls the example in an empty folder: (exit code, standard output, last line of standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        capsys.readouterr()
-        code = example.cli.main({name.lower(): getattr(example, name) for name in COMMANDS}, [*map(str, arguments)])
-        said = capsys.readouterr()
-        return code, said.out, said.err.strip().splitlines()[-1] if said.err.strip() else ""
-
-    return call
-
-
-COMMANDS = ("Train", "Evaluate", "Predict")
 RESULT = {"test", "validation", "parameters", "steps", "seconds", "compile_seconds"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trained(example, tmp_path_factory):
     """The folder of a run with every default."""
     folder = tmp_path_factory.mktemp("digits") / "run"
-    commands = {"train": example.Train, "evaluate": example.Evaluate}
-    assert example.cli.main(commands, ["train", "--run", str(folder)]) == 0
+    assert example.cli.main(example.COMMANDS, ["train", "--run", str(folder)]) == 0
     return folder
 
 
@@ -142,20 +108,11 @@ def test_another_configuration_is_refused(run):
     assert "--resume" in last
 
 
-def test_ctrl_c_and_resume_give_the_same_bits(run, tmp_path):
+def test_ctrl_c_and_resume_give_the_same_bits(run, interrupted):
     options = ["--batch-size", "32", "--steps", "600", "--checkpoint-every", "250"]
     assert run("train", *options, "--run", "whole")[0] == 0
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLE.parents[1])}
-    command = [sys.executable, str(EXAMPLE), "train", *options, "--run", str(tmp_path / "cut")]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr:
-            if line.startswith("step "):  # training has begun
-                break
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        said = process.stderr.read()
-    assert process.returncode == 130
-    assert said.strip().splitlines()[-1].startswith("interrupted")
+    code, last = interrupted("train", *options, "--run", "cut")
+    assert (code, last) == (130, "interrupted; go on with: train --resume --run cut")
     assert run("train", *options, "--run", "cut", "--resume")[0] == 0
     assert Path("cut/weights.safetensors").read_bytes() == Path("whole/weights.safetensors").read_bytes()
 

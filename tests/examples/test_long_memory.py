@@ -1,47 +1,17 @@
 """The example as a user runs it: every task and cell for a few steps, its files, wrong input, interruption, resume."""
 
-import importlib.util
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "long_memory.py"
 SHORT = ["--hidden", "8", "--batch-size", "8", "--steps", "6", "--checkpoint-every", "3"]
 RESULT = {"test", "validation", "parameters", "steps", "seconds", "compile_seconds"}
 
 
-@pytest.fixture(scope="session")
-def example():
-    spec = importlib.util.spec_from_file_location("long_memory", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["long_memory"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def run(example, capsys, tmp_path, monkeypatch):
-    """Calls the example in an empty folder: (exit code, standard output, last line of standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        capsys.readouterr()
-        code = example.cli.main(example.COMMANDS, [*map(str, arguments)])
-        said = capsys.readouterr()
-        return code, said.out, said.err.strip().splitlines()[-1] if said.err.strip() else ""
-
-    return call
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trained(example, tmp_path_factory):
     """The folders of runs that learnt something, by task."""
     parent = tmp_path_factory.mktemp("runs")
@@ -114,21 +84,12 @@ def test_every_cell_trains(run, model):
     assert json.loads(Path("runs/adding/config.json").read_text())["init"] == "long"
 
 
-def test_permuted_digits_are_other_sequences(example):
-    plain, permuted = (example.pixels(name, None) for name in ("digits", "permuted_digits"))
-    batch = {"x": plain.test["x"][:3]}
-    rows, mixed = (np.asarray(each.prepare(example.jax.random.key(0), batch)["x"]) for each in (plain, permuted))
-    assert rows.shape == mixed.shape == (3, 64, 1)
-    assert not np.allclose(rows, mixed)
-    np.testing.assert_array_equal(np.sort(rows, axis=1), np.sort(mixed, axis=1))
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["train", "--data", "imdb"], "--data"),
         (["train", "--length", "1"], "length is 1 but wants 2 or more"),
-        (["train", "--data", "digits", "--length", "9"], "--length is for adding and copy"),
+        (["train", "--data", "digits", "--length", "9"], "length is for adding and copy: digits has a step for each"),
         (["train", "--model", "transformer"], "--model"),
         (["train", "--hidden", "0"], "--hidden"),
         (["train", "--clip", "0"], "--clip"),
@@ -177,19 +138,10 @@ def test_gradient_flow_of_runs(trained, run):
     assert "gru (copy): memory" in out
 
 
-def test_ctrl_c_and_resume_give_the_same_bits(run, tmp_path):
+def test_ctrl_c_and_resume_give_the_same_bits(run, interrupted):
     options = ["--length", "20", "--hidden", "8", "--batch-size", "8", "--steps", "4000", "--checkpoint-every", "1500"]
     assert run("train", *options, "--run", "whole")[0] == 0
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLE.parents[1])}
-    command = [sys.executable, str(EXAMPLE), "train", *options, "--run", str(tmp_path / "cut")]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr:
-            if line.startswith("step "):  # training has begun
-                break
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        said = process.stderr.read()
-    assert process.returncode == 130
-    assert said.strip().splitlines()[-1].startswith("interrupted")
+    code, last = interrupted("train", *options, "--run", "cut")
+    assert (code, last) == (130, "interrupted; go on with: train --resume --run cut")
     assert run("train", *options, "--run", "cut", "--resume")[0] == 0
     assert Path("cut/weights.safetensors").read_bytes() == Path("whole/weights.safetensors").read_bytes()

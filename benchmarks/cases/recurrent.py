@@ -14,19 +14,20 @@ _SIZES = (
     (1, 1000, 128, 256),
     (128, 28, 28, 128),
 )
-_SHAPES = tuple(
-    Shape(
-        "x".join(map(str, size)),
-        dict(zip(("batch", "time", "input", "hidden"), size, strict=True)),
-        ours=("jaxnets", "jaxnets_tuned", "jaxnets_lengths"),
-    )
-    for size in _SIZES
-)
+
+
+def shape(size: tuple[int, int, int, int], *ours: str) -> Shape:
+    """A shape of (batch, time, input, hidden), and which of ours run there."""
+    parameters = dict(zip(("batch", "time", "input", "hidden"), size, strict=True))
+    return Shape("x".join(map(str, size)), parameters, ours=ours)
+
+
+_SHAPES = tuple(shape(size, "jaxnets", "jaxnets_tuned", "jaxnets_lengths") for size in _SIZES)
 _NAMES = tuple(shape.name for shape in _SHAPES)
 _VALUES, _GRADIENTS = ("y", "h", "c", "loss"), ("x", "kernel", "recurrent_kernel", "bias", "recurrent_bias")
 
 
-def _batch(parameters: Mapping[str, int]) -> Arrays:
+def batch(parameters: Mapping[str, int]) -> Arrays:
     """Noise `x` [batch, time, input], and `lengths` [batch], which cost the same at any value."""
     shape = parameters["batch"], parameters["time"], parameters["input"]
     x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
@@ -45,7 +46,7 @@ def _case(name: str, summary: str, gates: int, *targets: Target) -> Case:
         shapes=_SHAPES,
         peers=("torch", "keras", "flax", "nnx", "haiku", "equinox"),
         agreement=dict.fromkeys(_VALUES, 1e-5) | dict.fromkeys(_GRADIENTS, 1e-4),
-        batch=_batch,
+        batch=batch,
         targets=(
             *targets,
             Target("jaxnets", 1.1, _NAMES, ours="jaxnets_lengths", mode="forward"),

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import rnn
 from jaxtyping import Array
 
 from jaxnets.ops._recurrence import Weights, where
@@ -28,6 +27,8 @@ def cudnn_lstm(
     precision: Precision,
 ) -> tuple[Array, LSTMCarry]:
     """As `recurrence`, for a plain LSTM in float32 without starts."""
+    from jax.experimental import rnn  # only when it is asked for
+
     del starts, initial
     time, batch, width = x.shape
     if 0 in (time, batch):

@@ -28,14 +28,25 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxnets.ops._newton_system import (
     Linearised,
-    before,
-    enter,
     solve_dense,
     solve_dense_or_in_sequence,
     solve_diagonal,
     solve_in_sequence,
+    with_rows_in_sequence,
 )
-from jaxnets.ops._recurrence import Cell, State, Weights, bulk_products, filled, given, settled, under, where
+from jaxnets.ops._recurrence import (
+    Cell,
+    State,
+    Weights,
+    before,
+    bulk_products,
+    enter,
+    filled,
+    given,
+    settled,
+    under,
+    where,
+)
 from jaxnets.typing import Precision
 
 
@@ -83,9 +94,11 @@ class Newton:
             raise ValueError(f"Newton: jacobian is {self.jacobian!r} but wants 'dense' or 'diagonal'")
         if self.max_iterations < 1:
             raise ValueError(f"Newton: max_iterations wants at least 1 but is {self.max_iterations}")
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise ValueError(f"Newton: tolerance wants a positive number but is {self.tolerance}")
 
 
-class Plan(NamedTuple):
+class Problem(NamedTuple):
     """Everything that is not an array."""
 
     cell: Cell
@@ -122,7 +135,7 @@ def newton_recurrence(
     steps = Steps(x, valid, starts)
     if reverse:
         steps = jax.tree.map(lambda a: a[::-1], steps)
-    states = _solve(Plan(cell, newton, precision), weights, steps, carry, initial)
+    states = _solve(Problem(cell, newton, precision), weights, steps, carry, initial)
     return states.h[::-1] if reverse else states.h, jax.tree.map(lambda a: a[-1], states)
 
 
@@ -134,22 +147,22 @@ def _check_size(op: str, newton: Newton, shape: tuple[Any, ...], carry: State) -
     needed = time * batch * width**2 * carry.h.dtype.itemsize
     if newton.jacobian == "dense" and needed > newton.memory_limit:
         raise ValueError(
-            f"{op}: the derivatives of {time} steps x {batch} rows x {width} x {width} take {needed / 2**30:.1f} GiB "
-            f"but Newton's memory_limit is {newton.memory_limit / 2**30:.1f} GiB: take Newton(jacobian='diagonal'), "
+            f"{op}: the derivatives of {time} steps x {batch} rows x {width} x {width} take {needed:,} bytes "
+            f"but Newton's memory_limit is {newton.memory_limit:,}: take Newton(jacobian='diagonal'), "
             "shorter pieces by carry=, or implementation='scan'"
         )
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _solve(plan: Plan, weights: Weights, steps: Steps, carry: State, initial: State) -> State:
+def _solve(problem: Problem, weights: Weights, steps: Steps, carry: State, initial: State) -> State:
     """The states after every step: leaves [T, B, H]."""
-    newton, dtype = plan.newton, carry.h.dtype
+    newton, dtype = problem.newton, carry.h.dtype
     tolerance = 100 * float(jnp.finfo(dtype).eps) if newton.tolerance is None else newton.tolerance
-    inputs = _inputs(plan, weights, steps, dtype)
+    inputs = _inputs(problem, weights, steps, dtype)
 
     def correct(loop: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
         states, _, count = loop
-        after, linear = _linearised(plan, weights, inputs, steps, before(states, carry), initial)
+        after, linear = _linearised(problem, weights, inputs, steps, before(states, carry), initial)
         residual = jax.tree.map(jnp.subtract, after, states)
         if newton.jacobian == "dense":
             change = solve_dense(linear.dense(carry), residual)
@@ -172,33 +185,32 @@ def _solve(plan: Plan, weights: Weights, steps: Steps, carry: State, initial: St
 
     def in_sequence() -> State:
         def step(state: State, now: tuple[Array, Steps]) -> tuple[State, State]:
-            after, _ = _linearised(plan, weights, *now, state, initial)
+            after, _ = _linearised(problem, weights, *now, state, initial)
             return after, after
 
-        true = lax.scan(step, carry, (inputs, steps))[1]
-        return jax.tree.map(lambda a, b: jnp.where(converged[None, :, None], a, b), states, true)
+        return lax.scan(step, carry, (inputs, steps))[1]
 
-    return lax.cond(jnp.all(converged), lambda: states, in_sequence)
+    return with_rows_in_sequence(states, converged, in_sequence)
 
 
 @functools.partial(_solve.defjvp, symbolic_zeros=True)
-def _solve_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[State, State]:
+def _solve_jvp(problem: Problem, primals: Any, tangents: Any) -> tuple[State, State]:
     weights, steps, carry, initial = primals
     dweights, dsteps, dcarry, dinitial = given(tangents)
-    states = _solve(plan, *primals)
+    states = _solve(problem, *primals)
     previous = before(states, carry)
-    inputs = _inputs(plan, weights, steps, carry.h.dtype)
-    _, linear = _linearised(plan, weights, inputs, steps, previous, initial)
+    inputs = _inputs(problem, weights, steps, carry.h.dtype)
+    _, linear = _linearised(problem, weights, inputs, steps, previous, initial)
 
     entered = enter(steps.starts, initial, previous)
-    forcing = bulk_products(plan.cell, plan.precision, weights, dweights, steps.x, dsteps.x, entered.h)
+    forcing = bulk_products(problem.cell, problem.precision, weights, dweights, steps.x, dsteps.x, entered.h)
     zeros, nothing = (jax.tree.map(jnp.zeros_like, tree) for tree in (states, carry))
     right = linear.tangent(before(zeros, filled(dcarry, carry)), filled(dinitial, initial), forcing)
 
     def system(z: State) -> State:
         return jax.tree.map(jnp.subtract, z, linear.tangent(before(z, nothing)))
 
-    if plan.newton.jacobian == "dense":
+    if problem.newton.jacobian == "dense":
         solve = functools.partial(solve_dense_or_in_sequence, linear, linear.dense(carry))
     else:
         solve = functools.partial(solve_in_sequence, linear)
@@ -207,25 +219,25 @@ def _solve_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[State, State]:
     )
 
 
-def _inputs(plan: Plan, weights: Weights, steps: Steps, dtype: Any) -> Array:
+def _inputs(problem: Problem, weights: Weights, steps: Steps, dtype: Any) -> Array:
     """The pre-activations that need no state."""
-    u = plan.cell.product(steps.x, weights.kernel, plan.precision, dtype)
+    u = problem.cell.product(steps.x, weights.kernel, problem.precision, dtype)
     return u + under(weights.bias.astype(dtype), u)
 
 
 def _linearised(
-    plan: Plan, weights: Weights, inputs: Array, steps: Steps, previous: State, initial: State
+    problem: Problem, weights: Weights, inputs: Array, steps: Steps, previous: State, initial: State
 ) -> tuple[State, Linearised]:
     """The states after steps from the given ones, and the derivatives there."""
-    cell = plan.cell
+    cell = problem.cell
     entered = enter(steps.starts, initial, previous)
-    v = cell.product(entered.h, weights.recurrent_kernel, plan.precision, inputs.dtype)
+    v = cell.product(entered.h, weights.recurrent_kernel, problem.precision, inputs.dtype)
     if weights.recurrent_bias is not None:
         v = v + under(weights.recurrent_bias.astype(v.dtype), v)
     after, kept = cell.linearise(entered, cell.join(inputs, v), weights.vectors, ())
     kept = settled(kept, after.h)
     after = after if steps.valid is None else where(steps.valid, after, previous)
-    return after, Linearised(cell, plan.precision, weights, steps.valid, steps.starts, kept)
+    return after, Linearised(cell, problem.precision, weights, steps.valid, steps.starts, kept)
 
 
 def _worst(residual: State, states: State) -> Array:

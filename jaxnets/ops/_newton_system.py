@@ -5,6 +5,7 @@ states have leaves [T, B, H].
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,20 +14,8 @@ from jax import lax
 from jaxtyping import Array
 
 from jaxnets.ops._affine_scan import affine_scan
-from jaxnets.ops._recurrence import Cell, State, Weights, over, where
+from jaxnets.ops._recurrence import Cell, State, Weights, enter, over, where
 from jaxnets.typing import Precision
-
-
-def before(states: State, first: State) -> State:
-    """The state before each step."""
-    return jax.tree.map(lambda first, later: jnp.concatenate([first[None], later[:-1]]), first, states)
-
-
-def enter(starts: Array | None, initial: State, previous: State) -> State:
-    """The states that steps are taken from: the initial one where a sequence starts."""
-    if starts is None:
-        return previous
-    return where(starts, jax.tree.map(lambda a, b: jnp.broadcast_to(a, b.shape), initial, previous), previous)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,11 +100,18 @@ def solve_dense_or_in_sequence(linear: Linearised, matrices: Array, right: State
     dense = solve_dense(matrices, right, transposed=transposed)
     finite = jnp.stack([jnp.all(jnp.isfinite(leaf), axis=(0, 2)) for leaf in dense]).all(axis=0)
 
-    def in_sequence() -> State:
-        true = solve_in_sequence(linear, right, transposed=transposed)
-        return jax.tree.map(lambda a, b: jnp.where(finite[None, :, None], a, b), dense, true)
+    return with_rows_in_sequence(dense, finite, lambda: solve_in_sequence(linear, right, transposed=transposed))
 
-    return lax.cond(jnp.all(finite), lambda: dense, in_sequence)
+
+def with_rows_in_sequence(states: State, good: Array, in_sequence: Callable[[], State]) -> State:
+    """The states, with those of the function in the rows that are not good; it is run only if there is such a row."""
+
+    def replaced(_: Any) -> tuple[Array, State]:
+        true = in_sequence()
+        return jnp.zeros((), bool), jax.tree.map(lambda a, b: jnp.where(good[None, :, None], a, b), states, true)
+
+    # A loop of one turn at most: under vmap a branch would become a choice between two things that are both computed.
+    return lax.while_loop(lambda loop: loop[0], replaced, (~jnp.all(good), states))[1]
 
 
 def solve_diagonal(diagonal: State, right: State) -> State:

@@ -10,9 +10,9 @@ Its tangent is a linear recurrence in the tangent of the state, with the partial
     dstate_t = J_state dstate_{t-1} + J_a join(0, dh_{t-1} R) + f_t,
     f_t      = J_a join(dx_t W + x_t dW + db, h_{t-1} dR + db') + J_vectors dvectors,
 
-where all of f is computed at once, by products over T * B rows, and only dh R is left to the loop. JAX transposes this
-by itself into the ideal backward pass: the loop gathers the cotangents of f, and each weight gradient is one large
-product after it, never a sum over steps.
+where all products of f are computed at once, over T * B rows, and only dh R is left to the loop. JAX transposes this by
+itself into the ideal backward pass: the loop gathers the cotangents of f, or of what J_a multiplies in it
+(`Cell.forced_by_state`), and each weight gradient is one large product after it, never a sum over steps.
 
 A new cell subclasses `Cell`, as a frozen dataclass (it must hash), and writes `step`. That is enough: `linearise` and
 `tangent` then come from `jax.jvp` of the step, which keeps (state, a) for each step. A cell for which speed matters
@@ -199,11 +199,11 @@ def _forward(
 
     def step(state: State, inputs: Any) -> tuple[State, Any]:
         u, valid, start, extras = inputs
-        before = state if start is None else where(start, initial, state)
-        v = cell.product(cell.fed(before.h, extras), weights.recurrent_kernel, plan.precision, dtype)
+        entered = enter(start, initial, state)
+        v = cell.product(cell.fed(entered.h, extras), weights.recurrent_kernel, plan.precision, dtype)
         if weights.recurrent_bias is not None:
             v = v + under(weights.recurrent_bias.astype(dtype), v)
-        after, kept = advance(before, cell.join(u + under(bias, u), v), weights.vectors, extras)
+        after, kept = advance(entered, cell.join(u + under(bias, u), v), weights.vectors, extras)
         if valid is not None:
             after = where(valid, after, state)
         return after, (after.h, kept)
@@ -234,7 +234,7 @@ def _run_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
     (h, kept), state = _forward(plan, cell.linearise, weights, xs, carry, initial)
     kept = settled(kept, h)
 
-    fed = cell.fed(_before(h, carry.h, starts, initial.h, plan.reverse), extras)
+    fed = cell.fed(enter(starts, initial.h, before(h, carry.h, plan.reverse)), extras)
     du, dv = bulk_products(cell, plan.precision, weights, dweights, x, dx, fed)
     forcing, dvectors = cell.join(du, dv), filled(dweights.vectors, weights.vectors)
     if cell.forced_by_state:
@@ -255,12 +255,12 @@ def _run_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
         (dstate, final), (forcing, kept, last, start, extras) = dstates, inputs
         if last is not None and plan.reverse:
             dstate = where(last, dcarry, dstate)
-        before = dstate if start is None else where(start, dinitial, dstate)
-        dv = cell.product(cell.fed(before.h, extras), weights.recurrent_kernel, plan.precision, dtype)
+        dentered = enter(start, dinitial, dstate)
+        dv = cell.product(cell.fed(dentered.h, extras), weights.recurrent_kernel, plan.precision, dtype)
         da = cell.join(jnp.zeros_like(dv), dv)
         if not cell.forced_by_state:
             da = jax.tree.map(jnp.add, da, forcing)
-        after = cell.tangent(kept, weights.vectors, extras, before, da, dvectors)
+        after = cell.tangent(kept, weights.vectors, extras, dentered, da, dvectors)
         if cell.forced_by_state:
             after = jax.tree.map(jnp.add, after, forcing)
         if last is not None and not plan.reverse:
@@ -274,10 +274,20 @@ def _run_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
     return (h, state), (dh, dstate)
 
 
-def _before(h: Array, first: Array, starts: Array | None, initial: Array, reverse: bool) -> Array:
-    """The h that each step starts from."""
-    before = jnp.concatenate([h[1:], first[None]] if reverse else [first[None], h[:-1]])
-    return before if starts is None else where(starts, jnp.broadcast_to(initial, h.shape), before)
+def before(states: State, first: State, reverse: bool = False) -> State:
+    """The state before each step, of which there is one more than steps: [T, B, ...]."""
+
+    def shifted(later: Array, first: Array) -> Array:
+        return jnp.concatenate([later[1:], first[None]] if reverse else [first[None], later[:-1]])
+
+    return jax.tree.map(shifted, states, first)
+
+
+def enter(starts: Array | None, initial: State, previous: State) -> State:
+    """The state that a step is taken from: the initial one where a sequence starts."""
+    if starts is None:
+        return previous
+    return where(starts, jax.tree.map(lambda a, b: jnp.broadcast_to(a, b.shape), initial, previous), previous)
 
 
 def bulk_products(

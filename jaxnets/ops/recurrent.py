@@ -193,7 +193,7 @@ def gru(
 
     Raises:
       TypeError: If x is not floating, or the dtypes differ.
-      ValueError: If the shapes or rates do not fit.
+      ValueError: If the shapes or rates do not fit, or the implementation does not know an option.
 
     References:
       Cho et al., 2014. Learning phrase representations using RNN encoder-decoder for statistical machine translation.
@@ -295,7 +295,7 @@ def rnn(
 
     Raises:
       TypeError: If x is not floating, or the dtypes differ.
-      ValueError: If the shapes, the activation or the rates do not fit.
+      ValueError: If the shapes, the activation or the rates do not fit, or the implementation does not know an option.
 
     References:
       Elman, 1990. Finding structure in time.

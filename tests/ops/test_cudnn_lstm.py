@@ -29,7 +29,7 @@ def stand_in(monkeypatch):
             return rnn.lstm_ref(x, h, c, *parts, lengths, *sizes, dropout, bidirectional)
 
     monkeypatch.setattr(_cudnn_lstm, "available", lambda: True)
-    monkeypatch.setattr(_cudnn_lstm.rnn, "lstm", lstm)
+    monkeypatch.setattr(rnn, "lstm", lstm)
 
 
 def drawn():

@@ -169,6 +169,8 @@ def test_errors_name_the_way_out(own_errors):
         ops.lstm(params, x, implementation="Newton")
     with pytest.raises(ValueError, match="'full' but wants 'dense' or 'diagonal'"):
         ops.Newton("full")
+    with pytest.raises(ValueError, match="tolerance wants a positive number"):
+        ops.Newton(tolerance=0.0)
     with pytest.raises(ValueError, match="max_iterations wants at least 1"):
         ops.Newton(max_iterations=0)
     sizes = jax.export.symbolic_args_specs(x, "b, 11, 2")

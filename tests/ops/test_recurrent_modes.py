@@ -199,17 +199,23 @@ def compiled(name, shape, **settings):
 CELLS = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell, "rnn": nn.SimpleCell}
 
 
-@pytest.mark.parametrize("name", OPS)
-def test_checkpoints_need_less_than_half_the_memory_of_flax(name):
-    shape = batch, time, width, hidden = 4, 400, 8, 16
+def flax_gradient(name, shape):
+    batch, time, width, hidden = shape
     layer, x = nn.RNN(CELLS[name](hidden)), jax.ShapeDtypeStruct((batch, time, width), jnp.float32)
     variables = jax.eval_shape(layer.init, jax.random.key(0), x)
     gradient = jax.grad(lambda variables, x: jnp.sum(jnp.sin(layer.apply(variables, x))), (0, 1))
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        theirs = jax.jit(gradient).lower(variables, x).compile()
-    programs = theirs, compiled(name, shape, checkpoint_every=20)
-    flax, cheap = (program.memory_analysis().temp_size_in_bytes for program in programs)
-    assert cheap < flax / 2
+        return jax.jit(gradient).lower(variables, x).compile()
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_checkpoints_save_memory(name):
+    shape = 4, 400, 8, 16
+    programs = compiled(name, shape, checkpoint_every=20), compiled(name, shape), flax_gradient(name, shape)
+    cheap, usual, flax = (program.memory_analysis().temp_size_in_bytes for program in programs)
+    # The tanh network keeps one array a step, y itself: beside it stand dy and the gradient of x, which no checkpoint
+    # saves, and Flax on the newest JAX has only one array more.
+    assert cheap < (0.6 * usual if name == "rnn" else min(usual, flax) / 2)
 
 
 def test_weight_gradients_are_not_summed_step_by_step():

@@ -2,6 +2,7 @@
 
 from jaxnets.ops._explain import Choice, explain
 from jaxnets.ops._newton import Convergence, Newton
+from jaxnets.ops._rotary_scaling import RotaryLinear, RotaryLlama3, RotaryNTK, RotaryScaling, RotaryYarn
 from jaxnets.ops.conv_lstm import conv_lstm
 from jaxnets.ops.convolution import conv, conv_transpose
 from jaxnets.ops.linear_recurrence import linear_recurrence
@@ -34,6 +35,7 @@ from jaxnets.ops.min_recurrent import (
     min_lstm_step,
 )
 from jaxnets.ops.pooling import avg_pool, global_avg_pool, global_max_pool, max_pool
+from jaxnets.ops.position import alibi, alibi_slopes, relative_buckets, rotary, sinusoidal
 from jaxnets.ops.recurrent import (
     GRUCarry,
     LSTMCarry,
@@ -57,7 +59,14 @@ __all__ = [
     "Newton",
     "RGLRUCarry",
     "RNNCarry",
+    "RotaryLinear",
+    "RotaryLlama3",
+    "RotaryNTK",
+    "RotaryScaling",
+    "RotaryYarn",
     "absolute_error",
+    "alibi",
+    "alibi_slopes",
     "avg_pool",
     "binary_cross_entropy",
     "conv",
@@ -86,11 +95,14 @@ __all__ = [
     "min_gru_step",
     "min_lstm",
     "min_lstm_step",
+    "relative_buckets",
     "reverse_sequence",
     "rg_lru",
     "rg_lru_step",
     "rnn",
     "rnn_step",
+    "rotary",
+    "sinusoidal",
     "squared_error",
     "starts_from_segment_ids",
     "time_mask",

@@ -69,7 +69,7 @@ class RotaryLlama3:
       Llama team, 2024. The Llama 3 herd of models.
 
     >>> RotaryLlama3(8.0, original_length=100).frequencies(100.0, 4)
-    array([1.        , 0.01728873])
+    array([1.        , 0.02975353])
     """
 
     factor: float
@@ -105,7 +105,7 @@ class RotaryYarn:
       Peng et al., 2023. YaRN: efficient context window extension of large language models.
 
     >>> RotaryYarn(4.0, original_length=100).frequencies(100.0, 4)
-    array([1.   , 0.025])
+    array([1.    , 0.0625])
     >>> round(RotaryYarn(4.0, original_length=100).magnitude, 4)
     1.1386
     """

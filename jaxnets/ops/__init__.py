@@ -3,8 +3,15 @@
 from jaxnets.ops._explain import Choice, explain
 from jaxnets.ops._newton import Convergence, Newton
 from jaxnets.ops._rotary_scaling import RotaryLinear, RotaryLlama3, RotaryNTK, RotaryScaling, RotaryYarn
+from jaxnets.ops.alignment import (
+    additive_attention,
+    additive_keys,
+    multiplicative_attention,
+    multiplicative_keys,
+)
 from jaxnets.ops.conv_lstm import conv_lstm
 from jaxnets.ops.convolution import conv, conv_transpose
+from jaxnets.ops.linear_attention import LinearAttentionCarry, elu_plus_one, linear_attention
 from jaxnets.ops.linear_recurrence import linear_recurrence
 from jaxnets.ops.linear_units import LRUCarry, RGLRUCarry, lru, lru_step, rg_lru, rg_lru_step
 from jaxnets.ops.losses import (
@@ -54,6 +61,7 @@ __all__ = [
     "GRUCarry",
     "LRUCarry",
     "LSTMCarry",
+    "LinearAttentionCarry",
     "MinGRUCarry",
     "MinLSTMCarry",
     "Newton",
@@ -65,6 +73,8 @@ __all__ = [
     "RotaryScaling",
     "RotaryYarn",
     "absolute_error",
+    "additive_attention",
+    "additive_keys",
     "alibi",
     "alibi_slopes",
     "avg_pool",
@@ -73,6 +83,7 @@ __all__ = [
     "conv_lstm",
     "conv_transpose",
     "cross_entropy",
+    "elu_plus_one",
     "explain",
     "focal",
     "gaussian_nll",
@@ -84,6 +95,7 @@ __all__ = [
     "kl_divergence",
     "kl_standard_normal",
     "last_valid",
+    "linear_attention",
     "linear_recurrence",
     "lru",
     "lru_step",
@@ -95,6 +107,8 @@ __all__ = [
     "min_gru_step",
     "min_lstm",
     "min_lstm_step",
+    "multiplicative_attention",
+    "multiplicative_keys",
     "relative_buckets",
     "reverse_sequence",
     "rg_lru",

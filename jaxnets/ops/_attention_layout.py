@@ -1,0 +1,151 @@
+"""How the arrays of attention lie, and how heads and steps are cut from them and put back.
+
+They come as [B, T, N, H], and are worked on heads first. The heads of q that share one of k are the axis G.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from jaxnets.ops._attention_weights import Context, Operands, Steps
+
+Kind = Literal["queries", "keys", "rows", "weights", "query steps", "key steps", "noise"]
+
+OPERANDS = Operands("queries", "keys", "keys", "weights")
+CONTEXT = Context(Steps(*4 * ["query steps"]), Steps(*4 * ["key steps"]), "weights", "noise")  # type: ignore[arg-type]
+"""The kinds of arrays, in trees like those that hold them."""
+
+
+class Heads(NamedTuple):
+    """`number` heads of k from `first` on, each with `group` of q, in a row of the batch."""
+
+    row: Any
+    first: Any
+    number: int
+    group: int
+
+
+class Strip(NamedTuple):
+    """`rows` queries from `first` on, and the keys from `low` up to `high`."""
+
+    first: Any
+    rows: int
+    low: int
+    high: int
+
+
+def heads_first(kind: Kind, x: Array, group: int) -> Array:
+    """Lays an array out to be worked on.
+
+    queries [B, T, N, H] to [B, K, G, T, H]; keys [B, S, K, H] to [B, K, S, H]; rows [B, N, T] to [B, K, G, T]; weights
+    [B, N, T, S] to [B, K, G, T, S], where axes may be 1; steps [B, T] to [B, 1, 1, T].
+    """
+    match kind:
+        case "queries":
+            batch, time, heads, width = x.shape
+            return x.reshape(batch, time, heads // group, group, width).transpose(0, 2, 3, 1, 4)
+        case "keys":
+            return x.swapaxes(1, 2)
+        case "rows" | "weights":
+            heads = x.shape[1]
+            return x.reshape(x.shape[0], *((1, 1) if heads == 1 else (heads // group, group)), *x.shape[2:])
+        case "query steps" | "key steps":
+            return x if x.ndim == 1 else x[:, None, None]
+        case "noise":
+            return x
+
+
+def heads_last(kind: Kind, x: Array) -> Array:
+    """The way back of `heads_first`."""
+    match kind:
+        case "queries":
+            batch, heads, group, time, width = x.shape
+            return x.transpose(0, 3, 1, 2, 4).reshape(batch, time, heads * group, width)
+        case "keys":
+            return x.swapaxes(1, 2)
+        case _:
+            return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
+
+
+def blank(kind: Kind, x: Array, context: Context) -> Array:
+    """Zeros in the place of queries and keys that are not valid, all of it laid out heads first."""
+    steps = {"queries": context.queries, "keys": context.keys}.get(kind)
+    if steps is None or steps.valid is None:
+        return x
+    valid = steps.valid if kind == "queries" or steps.valid.ndim == 1 else steps.valid[:, 0]
+    return jnp.where(valid[..., None], x, jnp.zeros((), x.dtype))
+
+
+# ---- heads of a row, before they are laid out
+
+
+def take_heads(kind: Kind, x: Array, heads: Heads) -> Array:
+    """The part of an array that belongs to some heads of a row."""
+    if kind == "noise":
+        return jax.random.fold_in(x, heads.row * 65537 + heads.first)
+    if x.ndim == 1:
+        return x
+    start, shape = _place(kind, x, heads)
+    return lax.dynamic_slice(x, start, shape)
+
+
+def put_heads(kind: Kind, x: Array, part: Array, heads: Heads) -> Array:
+    """The array with that part in its place; of weights, which several parts may share, the sum."""
+    start, shape = _place(kind, x, heads)
+    if kind == "weights":
+        part = part + lax.dynamic_slice(x, start, shape).astype(part.dtype)
+    return lax.dynamic_update_slice(x, part.astype(x.dtype), start)
+
+
+def _place(kind: Kind, x: Array, heads: Heads) -> tuple[list[Any], list[int]]:
+    start, shape = [0] * x.ndim, list(x.shape)
+    if x.shape[0] > 1:
+        start[0], shape[0] = heads.row, 1
+    axis = {"queries": 2, "keys": 2, "rows": 1, "weights": 1}.get(kind)
+    if axis is not None and x.shape[axis] > 1:
+        each = 1 if kind == "keys" else heads.group
+        start[axis], shape[axis] = heads.first * each, heads.number * each
+    return start, shape
+
+
+# ---- steps of what is laid out
+
+
+def take_steps(kind: Kind, x: Array, strip: Strip) -> Array:
+    """The part of an array that belongs to a strip."""
+    match kind:
+        case "queries":
+            return lax.dynamic_slice_in_dim(x, strip.first, strip.rows, x.ndim - 2)
+        case "rows" | "query steps":
+            return lax.dynamic_slice_in_dim(x, strip.first, strip.rows, x.ndim - 1)
+        case "keys":
+            return x[..., strip.low : strip.high, :]
+        case "key steps":
+            return x[..., strip.low : strip.high]
+        case "weights":
+            x = x if x.shape[-2] == 1 else lax.dynamic_slice_in_dim(x, strip.first, strip.rows, x.ndim - 2)
+            return x if x.shape[-1] == 1 else x[..., strip.low : strip.high]
+        case "noise":
+            return jax.random.fold_in(x, strip.first)
+
+
+def put_steps(kind: Kind, x: Array, part: Array, strip: Strip) -> Array:
+    """The array with that part in its place; of keys and weights, which several strips may share, the sum."""
+    part = part.astype(x.dtype)
+    if kind in ("queries", "rows"):
+        return lax.dynamic_update_slice_in_dim(x, part, strip.first, x.ndim - (2 if kind == "queries" else 1))
+    if kind == "keys":
+        return x.at[..., strip.low : strip.high, :].add(part)
+    shape = *x.shape[:-2], min(x.shape[-2], part.shape[-2]), min(x.shape[-1], part.shape[-1])
+    start = [0] * (x.ndim - 2) + [strip.first if x.shape[-2] > 1 else 0, strip.low if x.shape[-1] > 1 else 0]
+    part = summed_to(part, shape) + lax.dynamic_slice(x, start, shape)
+    return lax.dynamic_update_slice(x, part, start)
+
+
+def summed_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """The sum over the axes that the shape has as 1."""
+    axes = tuple(axis for axis, (size, other) in enumerate(zip(x.shape, shape, strict=True)) if other == 1 < size)
+    return jnp.sum(x, axis=axes, keepdims=True) if axes else x

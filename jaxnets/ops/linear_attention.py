@@ -1,6 +1,7 @@
 """Causal linear attention: attention without the softmax, which makes it a recurrence with a matrix for its state."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -8,7 +9,6 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxnets.ops._affine_scan import affine_scan
 from jaxnets.ops._convolution_geometry import accumulation_dtype
 from jaxnets.ops._recurrent_call import check_time, states
 from jaxnets.ops.masking import time_mask, zero_padding
@@ -90,26 +90,22 @@ def linear_attention(
     (Array([0. , 0.5, 1. ], dtype=float32), Array([[6., 6.]], dtype=float32))
     """
     name = _check("linear_attention", q, k, v, log_decay, lengths, starts, block, implementation)
-    dtype, out_dtype, steps = accumulation_dtype(v.dtype), v.dtype, q.shape[1]
+    dtype, out_dtype = accumulation_dtype(v.dtype), v.dtype
     q, k, v = (zero_padding(x, lengths).astype(dtype) for x in (q, k, v))
     q, k = feature_map(q), zero_padding(feature_map(k), lengths)  # phi(0) need not be 0.
-    # A last value of 1 makes the normaliser one more column of the state.
-    v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
-    state = _joined(carry, k, v)
     if log_decay is not None:
-        log_decay = jnp.broadcast_to(log_decay, k.shape[:3])
-        log_decay = zero_padding(log_decay, lengths)
+        log_decay = zero_padding(jnp.broadcast_to(log_decay, k.shape[:3]), lengths)
     if starts is not None and lengths is not None:
-        starts = starts & time_mask(lengths, steps)
+        starts = starts & time_mask(lengths, q.shape[1])
+    carry = _initial(carry, k, v)
 
     run = _scanned if name == "scan" else _chunked
     with jax.named_scope(f"linear_attention.{name}"):
-        y, state = run(q, k, v, log_decay, starts, state, block, precision)
-    total, y = y[..., -1:], y[..., :-1]
+        y, total, carry = run(q, k, v, log_decay, starts, carry, block, precision)
     if normalize:
         empty = total == 0
         y = jnp.where(empty, jnp.zeros_like(y), y / jnp.where(empty, jnp.ones_like(total), total))
-    return zero_padding(y.astype(out_dtype), lengths), LinearAttentionCarry(state[..., :-1], state[..., -1])
+    return zero_padding(y.astype(out_dtype), lengths), carry
 
 
 def _scanned(
@@ -118,24 +114,29 @@ def _scanned(
     v: Array,
     log_decay: Array | None,
     starts: Array | None,
-    state: Array,
+    carry: LinearAttentionCarry,
     _: int,
     precision: Precision,
-) -> tuple[Array, Array]:
-    """One step after the other."""
+) -> tuple[Array, Array, LinearAttentionCarry]:
+    """One step after the other: phi(q) S, phi(q) . z, and the last state."""
 
-    def step(state: Array, inputs: tuple) -> tuple[Array, Array]:
+    def step(carry: LinearAttentionCarry, inputs: tuple) -> tuple[LinearAttentionCarry, tuple]:
+        kv, normalizer = carry
         q, k, v, log_decay, start = inputs
         if start is not None:
-            state = jnp.where(start[:, None, None, None], jnp.zeros_like(state), state)
+            kv = jnp.where(start[:, None, None, None], jnp.zeros_like(kv), kv)
+            normalizer = jnp.where(start[:, None, None], jnp.zeros_like(normalizer), normalizer)
         if log_decay is not None:
-            state = jnp.exp(log_decay)[..., None, None] * state
-        state = state + k[..., :, None] * v[..., None, :]
-        return state, jnp.einsum("bnm,bnmv->bnv", q, state, precision=precision)
+            g = jnp.exp(log_decay)
+            kv, normalizer = g[..., None, None] * kv, g[..., None] * normalizer
+        kv, normalizer = kv + k[..., :, None] * v[..., None, :], normalizer + k
+        y = jnp.einsum("bnm,bnmv->bnv", q, kv, precision=precision)
+        total = jnp.einsum("bnm,bnm->bn", q, normalizer, precision=precision)
+        return LinearAttentionCarry(kv, normalizer), (y, total[..., None])
 
     inputs = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (q, k, v, log_decay, starts))
-    state, y = lax.scan(step, state, inputs)
-    return jnp.swapaxes(y, 0, 1), state
+    carry, (y, total) = lax.scan(step, carry, inputs)
+    return jnp.swapaxes(y, 0, 1), jnp.swapaxes(total, 0, 1), carry
 
 
 def _chunked(
@@ -144,64 +145,70 @@ def _chunked(
     v: Array,
     log_decay: Array | None,
     starts: Array | None,
-    state: Array,
+    carry: LinearAttentionCarry,
     block: int,
     precision: Precision,
-) -> tuple[Array, Array]:
-    """The steps of every block at once, and a recurrence from block to block.
+) -> tuple[Array, Array, LinearAttentionCarry]:
+    """The steps of a block at once, one block after the other.
 
-    With L_t the sum of log g up to step t of a block, a key's share in a query is phi(q_t) . phi(k_s) exp(L_t - L_s),
-    in the state at the block's end exp(L_C - L_s), and the state before the block's in a query exp(L_t); no power is
-    above 1. Past a start none of them sees what came before.
+    With L_t the sum of log g up to step t of the block, a key's share in a query is phi(q_t) . phi(k_s) exp(L_t - L_s),
+    in the state at the end exp(L_C - L_s), and that of the state before in a query exp(L_t): no power is above 1. Past
+    a start none of them sees what came before.
     """
     steps = q.shape[1]
-    if steps == 0:
-        return v, state
-    block = min(block, steps)
-    q, k, v, log_decay, starts = jax.tree.map(lambda x: _blocks(x, block), (q, k, v, log_decay, starts))
-    # What all rows, blocks or heads have in common is made once.
-    faded = jnp.zeros((1, 1, block, 1), q.dtype) if log_decay is None else jnp.cumsum(log_decay, axis=2)
-    sequence = jnp.zeros((1, 1, block), jnp.int32) if starts is None else jnp.cumsum(starts, axis=2, dtype=jnp.int32)
+    block = max(min(block, steps), 1)
 
-    entered, last = sequence == 0, sequence == sequence[:, :, -1:]
-    to_query = jnp.exp(_kept(entered[..., None], faded))
-    to_end = jnp.exp(_kept(last[..., None], faded[:, :, -1:] - faded))
-    added = jnp.einsum("bcsnm,bcsnv->bcnmv", k * to_end[..., None], v, precision=precision)
-    kept = to_query[:, :, -1, :, None, None]
-    added = jnp.concatenate([added[:, :1] + kept[:, :1] * state[:, None], added[:, 1:]], axis=1)
-    after = affine_scan(kept, added, None, reverse=False, implementation="auto")
-    before = jnp.concatenate([state[:, None], after[:, :-1]], axis=1)
+    # What the gradient keeps of a block is then the state before it, no matrix of steps by steps.
+    @partial(jax.checkpoint, prevent_cse=False)
+    def step(carry: LinearAttentionCarry, inputs: tuple) -> tuple[LinearAttentionCarry, tuple]:
+        kv, normalizer = carry
+        q, k, v, log_decay, starts = inputs  # [B, N, C, ...]
+        faded = jnp.zeros((1, 1, block), q.dtype) if log_decay is None else jnp.cumsum(log_decay, axis=2)
+        sequence = jnp.zeros((1, 1, block), int) if starts is None else jnp.cumsum(starts, axis=1)[:, None]
+        to_query = _power(faded, sequence == 0)[..., None]
+        to_end = _power(faded[..., -1:] - faded, sequence == sequence[..., -1:])[..., None]
+        seen = (sequence[..., :, None] == sequence[..., None, :]) & jnp.tril(jnp.ones((1, 1, block, block), bool))
+        scores = jnp.einsum("bntm,bnsm->bnts", q, k, precision=precision)
+        scores = scores * _power(faded[..., :, None] - faded[..., None, :], seen)
 
-    seen = jnp.tril(jnp.ones((block, block), bool))[None, None] & (sequence[:, :, :, None] == sequence[:, :, None, :])
-    faded = jnp.moveaxis(faded, 3, 2)
-    share = jnp.exp(_kept(seen[:, :, None], faded[..., :, None] - faded[..., None, :]))
-    scores = jnp.einsum("bctnm,bcsnm->bcnts", q, k, precision=precision) * share
-    y = jnp.einsum("bcnts,bcsnv->bctnv", scores, v, precision=precision)
-    y = y + jnp.einsum("bctnm,bcnmv->bctnv", q * to_query[..., None], before, precision=precision)
-    return y.reshape(y.shape[0], -1, *y.shape[3:])[:, :steps], after[:, -1]
+        entering, leaving = q * to_query, k * to_end
+        y = jnp.einsum("bnts,bnsv->bntv", scores, v, precision=precision)
+        y = y + jnp.einsum("bntm,bnmv->bntv", entering, kv, precision=precision)
+        total = jnp.sum(scores, axis=-1) + jnp.einsum("bntm,bnm->bnt", entering, normalizer, precision=precision)
+        kv = to_query[..., -1:, :] * kv + jnp.einsum("bnsm,bnsv->bnmv", leaving, v, precision=precision)
+        normalizer = to_query[..., -1, :] * normalizer + jnp.sum(leaving, axis=2)
+        return LinearAttentionCarry(kv, normalizer), (y, total[..., None])
+
+    heads_first = jax.tree.map(lambda x: jnp.moveaxis(_blocks(x, block), 3, 2), (q, k, v, log_decay))
+    starts = None if starts is None else _blocks(starts, block)
+    carry, (y, total) = lax.scan(step, carry, (*heads_first, starts))
+    return *(_whole(jnp.moveaxis(x, 2, 3), steps) for x in (y, total)), carry
+
+
+def _power(log: Array, keep: Array) -> Array:
+    """The exponential of what is kept, 0 elsewhere, where it might overflow."""
+    return jnp.exp(jnp.where(keep, log, jnp.full_like(log, -jnp.inf)))
 
 
 def _blocks(x: Array, block: int) -> Array:
-    """[B, T, ...] as blocks [B, C, block, ...], the last filled up with zeros: no key, no decay, no start."""
-    rest = -x.shape[1] % block
-    x = jnp.pad(x, [(0, 0), (0, rest), *[(0, 0)] * (x.ndim - 2)])
-    return x.reshape(x.shape[0], -1, block, *x.shape[2:])
+    """[B, T, ...] as blocks [T / C, B, C, ...], the last filled up with zeros: no key, no decay, no start."""
+    x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % block), *[(0, 0)] * (x.ndim - 2)])
+    return jnp.swapaxes(x.reshape(x.shape[0], x.shape[1] // block, block, *x.shape[2:]), 0, 1)
 
 
-def _kept(keep: Array, x: Array) -> Array:
-    """The logarithm of what is not kept is that of 0."""
-    return jnp.where(keep, x, jnp.full_like(x, -jnp.inf))
+def _whole(x: Array, steps: int) -> Array:
+    """Blocks [T / C, B, C, ...] as [B, T, ...] again."""
+    x = jnp.swapaxes(x, 0, 1)
+    return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])[:, :steps]
 
 
-def _joined(carry: LinearAttentionCarry | None, k: Array, v: Array) -> Array:
-    """The state [B, N, M, V + 1], the normaliser its last column."""
+def _initial(carry: LinearAttentionCarry | None, k: Array, v: Array) -> LinearAttentionCarry:
     batch, _, heads, features = k.shape
     template = LinearAttentionCarry(
-        jax.ShapeDtypeStruct((heads, features, v.shape[-1] - 1), k.dtype),
+        jax.ShapeDtypeStruct((heads, features, v.shape[-1]), k.dtype),
         jax.ShapeDtypeStruct((heads, features), k.dtype),
     )
-    carry, _ = states("linear_attention", template, batch, carry, None)
-    return jnp.concatenate([carry.kv, carry.normalizer[..., None]], axis=-1)
+    return states("linear_attention", template, batch, carry, None)[0]
 
 
 def _check(

@@ -182,7 +182,7 @@ def _chunked(
     heads_first = jax.tree.map(lambda x: jnp.moveaxis(_blocks(x, block), 3, 2), (q, k, v, log_decay))
     starts = None if starts is None else _blocks(starts, block)
     carry, (y, total) = lax.scan(step, carry, (*heads_first, starts))
-    return *(_whole(jnp.moveaxis(x, 2, 3), steps) for x in (y, total)), carry
+    return _whole(y, steps), _whole(total, steps), carry
 
 
 def _power(log: Array, keep: Array) -> Array:
@@ -197,17 +197,16 @@ def _blocks(x: Array, block: int) -> Array:
 
 
 def _whole(x: Array, steps: int) -> Array:
-    """Blocks [T / C, B, C, ...] as [B, T, ...] again."""
-    x = jnp.swapaxes(x, 0, 1)
+    """Blocks [T / C, B, N, C, V] as [B, T, N, V]."""
+    x = jnp.transpose(x, (1, 0, 3, 2, 4))
     return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])[:, :steps]
 
 
 def _initial(carry: LinearAttentionCarry | None, k: Array, v: Array) -> LinearAttentionCarry:
     batch, _, heads, features = k.shape
-    template = LinearAttentionCarry(
-        jax.ShapeDtypeStruct((heads, features, v.shape[-1]), k.dtype),
-        jax.ShapeDtypeStruct((heads, features), k.dtype),
-    )
+    kind: Any = LinearAttentionCarry
+    shapes = (heads, features, v.shape[-1]), (heads, features)
+    template = kind(*(jax.ShapeDtypeStruct(shape, k.dtype) for shape in shapes))
     return states("linear_attention", template, batch, carry, None)[0]
 
 

@@ -14,7 +14,7 @@ def elu_plus_one(x):
 
 
 def one_head(q, k, v, log_decay, kv, normalizer, *, begun, phi=elu_plus_one, normalize=True):
-    """(y [T, V], kv, normalizer) of one row and head; `begun` says where, of the steps that count, a sequence starts."""
+    """(y [T, V], kv, normalizer) of one row and head; `begun` says where, in the steps that count, sequences start."""
     y = np.zeros(v.shape, np.result_type(q, k, v, log_decay, kv, normalizer))
     matrix, vector = kv, normalizer
     for t in range(len(begun)):

@@ -129,7 +129,7 @@ class SelfAttention(nn.Module):
         self, plan: Plan, q: Array, k: Array, v: Array, lengths: Array | None, starts: Array | None, key: Any
     ) -> Array:
         """Attention of each step to all of its sequence, before and after it."""
-        positions = jnp.arange(q.shape[1], dtype=jnp.int32)
+        positions = jnp.arange(q.shape[1], dtype=jnp.int32)[None, :]
         bias = self._bias()
         return ops.dot_product_attention(
             q,

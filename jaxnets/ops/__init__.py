@@ -9,6 +9,7 @@ from jaxnets.ops.alignment import (
     multiplicative_attention,
     multiplicative_keys,
 )
+from jaxnets.ops.attention import dot_product_attention
 from jaxnets.ops.conv_lstm import conv_lstm
 from jaxnets.ops.convolution import conv, conv_transpose
 from jaxnets.ops.linear_attention import LinearAttentionCarry, elu_plus_one, linear_attention
@@ -83,6 +84,7 @@ __all__ = [
     "conv_lstm",
     "conv_transpose",
     "cross_entropy",
+    "dot_product_attention",
     "elu_plus_one",
     "explain",
     "focal",

@@ -17,21 +17,23 @@ from jaxnets.ops._attention_layout import (
     CONTEXT,
     OPERANDS,
     Heads,
-    Strip,
     blank,
     heads_first,
     heads_last,
     put_heads,
-    put_steps,
+    put_keys,
+    put_rows,
     summed_to,
     take_heads,
-    take_steps,
+    take_keys,
+    take_rows,
 )
 from jaxnets.ops._attention_weights import Plan
 from jaxnets.ops._convolution_geometry import accumulation_dtype
 
-_ROWS = 128  # queries in a strip
-_RANGES = 16  # of keys: strips that share one run in a loop, so that the program does not grow with time
+_ROWS = 256  # of queries, in a strip
+_RANGES = 8  # of keys: strips that share one run in a loop, so that the program does not grow with time
+_HEADS = 4  # of keys, at a time, at most: apart from each other, for the cores to share
 
 
 class Map(NamedTuple):
@@ -62,11 +64,10 @@ def at_once(plan: Plan, map: Map, arrays: Any, like: Any) -> Any:
 def in_strips(plan: Plan, map: Map, arrays: Any, like: Any) -> Any:
     """The same, strip by strip: memory grows with the number of keys, and the shapes must be known."""
     (batch, time), (keys, heads), group = arrays[0].q.shape[:2], arrays[0].k.shape[1:3], _group(arrays)
-    count = 2 if group == 1 and heads % 2 == 0 else 1  # that cores find something to share
-    turns = heads // count
+    together = max(number for number in range(1, _HEADS + 1) if heads % number == 0)
+    turns = heads // together
 
-    def turn(i: Any, results: Any) -> Any:
-        own = Heads(i // turns, i % turns * count, count, group)
+    def of_head(own: Heads) -> Any:
         local = _laid_out(map, _each(lambda kind, x: take_heads(kind, x, own), map.takes, arrays), group)
 
         def empty(kind: Any, like: Any) -> Any:
@@ -74,39 +75,73 @@ def in_strips(plan: Plan, map: Map, arrays: Any, like: Any) -> Any:
             return part if kind == "queries" else part.astype(accumulation_dtype(part.dtype))
 
         part = _each(empty, map.gives, like)
-        for strip, repeats in _strips(plan, time, keys):
-            part = _run_strips(plan, map, local, part, strip, repeats)
-        return _each(lambda kind, x, part: put_heads(kind, x, heads_last(kind, part), own), map.gives, results, part)
+        for strips in _strips(plan, time, keys, max(1, _ROWS // group)):
+            part = _run_strips(plan, map, local, part, strips)
+        return part
+
+    def turn(i: Any, results: Any) -> Any:
+        for j in range(together):
+            own = Heads(i // turns, i % turns * together + j, 1, group)
+            part = _each(lambda kind, part: heads_last(kind, part), map.gives, of_head(own))
+            results = _each(lambda kind, x, part: put_heads(kind, x, part, own), map.gives, results, part)  # noqa: B023
+        return results
 
     return lax.fori_loop(0, batch * turns, turn, jax.tree.map(_zeros, like))
 
 
-def _run_strips(plan: Plan, map: Map, local: Any, part: Any, strip: Strip, repeats: int) -> Any:
-    """Runs a strip, and those that follow it with the same keys, and adds what they give to `part`."""
+class Strips(NamedTuple):
+    """`number` strips of `rows` queries from `first` on, which all attend to keys from `low` up to `high`."""
 
-    def run(i: Any, part: Any) -> Any:
-        own = strip._replace(first=strip.first + i * strip.rows)
-        results = map.function(plan, *_each(lambda kind, x: take_steps(kind, x, own), map.takes, local))
-        return _each(lambda kind, part, x: put_steps(kind, part, x, own), map.gives, part, results)
+    first: int
+    number: int
+    rows: int
+    low: int
+    high: int
 
-    return run(0, part) if repeats == 1 else lax.fori_loop(0, repeats, run, part)
 
-
-def _strips(plan: Plan, time: int, keys: int) -> Iterator[tuple[Strip, int]]:
-    """Strips that cover the queries, and how many others follow each with the same keys; not those without a key."""
-    whole, rest = divmod(time, _ROWS)
+def _strips(plan: Plan, time: int, keys: int, rows: int) -> Iterator[Strips]:
+    """Strips that cover the queries, but for those that have no key."""
+    whole, rest = divmod(time, rows)
     each = max(1, -(-whole // _RANGES))
-    parts = [(first * _ROWS, min(each, whole - first), _ROWS) for first in range(0, whole, each)]
+    parts = [(first * rows, min(each, whole - first), rows) for first in range(0, whole, each)]
     if rest:
-        parts.append((whole * _ROWS, 1, rest))
-    for first, repeats, rows in parts:
+        parts.append((whole * rows, 1, rest))
+    for first, number, rows in parts:
         low, high = 0, keys
         if plan.offset is not None and (plan.causal or plan.window is not None):
-            high = min(keys, max(0, first + repeats * rows + plan.offset))
+            high = min(keys, max(0, first + number * rows + plan.offset))
             if plan.window is not None:
                 low = max(0, first + plan.offset - plan.window + 1)
         if low < high:
-            yield Strip(first, rows, low, high), repeats
+            yield Strips(first, number, rows, low, high)
+
+
+def _run_strips(plan: Plan, map: Map, local: Any, part: Any, strips: Strips) -> Any:
+    """Runs strips that attend to the same keys, and puts what they give into `part`."""
+    first, number, rows, low, high = strips
+    local = _each(lambda kind, x: take_keys(kind, x, low, high), map.takes, local)
+    local = local[0]._replace(turned=local[0].k.swapaxes(-1, -2)), *local[1:]
+
+    def own(kind: Any, x: Any) -> Any:
+        return jnp.zeros_like(take_keys(kind, x, low, high)) if kind in ("keys", "weights") else x
+
+    def run(i: Any, found: Any) -> Any:
+        start = first + i * rows
+        results = map.function(plan, *_each(lambda kind, x: take_rows(kind, x, start, rows), map.takes, local))
+        return _each(lambda kind, x, part: put_rows(kind, x, part, start), map.gives, found, results)
+
+    found = _each(own, map.gives, part)
+    found = run(_zero_after(part), found) if number == 1 else lax.fori_loop(0, number, run, found)
+    return _each(lambda kind, x, part: put_keys(kind, x, part, low, high), map.gives, part, found)
+
+
+def _zero_after(part: Any) -> Any:
+    """0, which for all that XLA knows depends on an array: a strip that starts from it waits for the one before.
+
+    They would all run at once otherwise, and all their weights would be there at once.
+    """
+    x = jax.tree.leaves(part)[0].ravel()[0]
+    return (jnp.isnan(x) & jnp.isinf(x)).astype(jnp.int32)
 
 
 def _laid_out(map: Map, arrays: Any, group: int) -> Any:

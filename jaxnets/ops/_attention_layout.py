@@ -14,7 +14,7 @@ from jaxnets.ops._attention_weights import Context, Operands, Steps
 
 Kind = Literal["queries", "keys", "rows", "weights", "query steps", "key steps", "noise"]
 
-OPERANDS = Operands("queries", "keys", "keys", "weights")
+OPERANDS = Operands("queries", "keys", "keys", "weights", "keys")
 CONTEXT = Context(Steps(*4 * ["query steps"]), Steps(*4 * ["key steps"]), "weights", "noise")  # type: ignore[arg-type]
 """The kinds of arrays, in trees like those that hold them."""
 
@@ -26,15 +26,6 @@ class Heads(NamedTuple):
     first: Any
     number: int
     group: int
-
-
-class Strip(NamedTuple):
-    """`rows` queries from `first` on, and the keys from `low` up to `high`."""
-
-    first: Any
-    rows: int
-    low: int
-    high: int
 
 
 def heads_first(kind: Kind, x: Array, group: int) -> Array:
@@ -53,7 +44,7 @@ def heads_first(kind: Kind, x: Array, group: int) -> Array:
             heads = x.shape[1]
             return x.reshape(x.shape[0], *((1, 1) if heads == 1 else (heads // group, group)), *x.shape[2:])
         case "query steps" | "key steps":
-            return x if x.ndim == 1 else x[:, None, None]
+            return x[:, None, None]
         case "noise":
             return x
 
@@ -75,7 +66,7 @@ def blank(kind: Kind, x: Array, context: Context) -> Array:
     steps = {"queries": context.queries, "keys": context.keys}.get(kind)
     if steps is None or steps.valid is None:
         return x
-    valid = steps.valid if kind == "queries" or steps.valid.ndim == 1 else steps.valid[:, 0]
+    valid = steps.valid if kind == "queries" else steps.valid[:, 0]
     return jnp.where(valid[..., None], x, jnp.zeros((), x.dtype))
 
 
@@ -86,8 +77,6 @@ def take_heads(kind: Kind, x: Array, heads: Heads) -> Array:
     """The part of an array that belongs to some heads of a row."""
     if kind == "noise":
         return jax.random.fold_in(x, heads.row * 65537 + heads.first)
-    if x.ndim == 1:
-        return x
     start, shape = _place(kind, x, heads)
     return lax.dynamic_slice(x, start, shape)
 
@@ -114,38 +103,49 @@ def _place(kind: Kind, x: Array, heads: Heads) -> tuple[list[Any], list[int]]:
 # ---- steps of what is laid out
 
 
-def take_steps(kind: Kind, x: Array, strip: Strip) -> Array:
-    """The part of an array that belongs to a strip."""
-    match kind:
-        case "queries":
-            return lax.dynamic_slice_in_dim(x, strip.first, strip.rows, x.ndim - 2)
-        case "rows" | "query steps":
-            return lax.dynamic_slice_in_dim(x, strip.first, strip.rows, x.ndim - 1)
-        case "keys":
-            return x[..., strip.low : strip.high, :]
-        case "key steps":
-            return x[..., strip.low : strip.high]
-        case "weights":
-            x = x if x.shape[-2] == 1 else lax.dynamic_slice_in_dim(x, strip.first, strip.rows, x.ndim - 2)
-            return x if x.shape[-1] == 1 else x[..., strip.low : strip.high]
-        case "noise":
-            return jax.random.fold_in(x, strip.first)
-
-
-def put_steps(kind: Kind, x: Array, part: Array, strip: Strip) -> Array:
-    """The array with that part in its place; of keys and weights, which several strips may share, the sum."""
-    part = part.astype(x.dtype)
-    if kind in ("queries", "rows"):
-        return lax.dynamic_update_slice_in_dim(x, part, strip.first, x.ndim - (2 if kind == "queries" else 1))
+def take_keys(kind: Kind, x: Array, low: int, high: int) -> Array:
+    """The part of an array that belongs to the keys from `low` up to `high`."""
     if kind == "keys":
-        return x.at[..., strip.low : strip.high, :].add(part)
-    shape = *x.shape[:-2], min(x.shape[-2], part.shape[-2]), min(x.shape[-1], part.shape[-1])
-    start = [0] * (x.ndim - 2) + [strip.first if x.shape[-2] > 1 else 0, strip.low if x.shape[-1] > 1 else 0]
-    part = summed_to(part, shape) + lax.dynamic_slice(x, start, shape)
-    return lax.dynamic_update_slice(x, part, start)
+        return x[..., low:high, :]
+    return x[..., low:high] if kind == "key steps" or (kind == "weights" and x.shape[-1] > 1) else x
 
 
-def summed_to(x: Array, shape: tuple[int, ...]) -> Array:
+def take_rows(kind: Kind, x: Array, first: Any, rows: int) -> Array:
+    """The part of an array that belongs to `rows` queries from `first` on."""
+    if kind == "noise":
+        return jax.random.fold_in(x, first)
+    axis = _rows_axis(kind, x)
+    return x if axis is None else lax.dynamic_slice_in_dim(x, first, rows, axis)
+
+
+def put_keys(kind: Kind, x: Array, part: Array, low: int, high: int) -> Array:
+    """The array with the part of those keys in its place; of keys and weights, which others may share, the sum."""
+    if kind == "keys":
+        return x.at[..., low:high, :].add(part)
+    if kind == "weights":
+        return x.at[..., low:high].add(part) if x.shape[-1] > 1 else x + part
+    return part
+
+
+def put_rows(kind: Kind, x: Array, part: Array, first: Any) -> Array:
+    """The array with the part of those queries in its place; of keys and weights, which others may share, the sum."""
+    part = part.astype(x.dtype)
+    axis = _rows_axis(kind, x)
+    if kind in ("keys", "weights"):
+        shape = [min(sizes) for sizes in zip(x.shape, part.shape, strict=True)]
+        part = summed_to(part, tuple(shape))
+        part = part + (x if axis is None else lax.dynamic_slice_in_dim(x, first, shape[axis], axis))
+    return part if axis is None else lax.dynamic_update_slice_in_dim(x, part, first, axis)
+
+
+def _rows_axis(kind: Kind, x: Array) -> int | None:
+    """The axis of the queries, if there is one."""
+    if kind in ("rows", "query steps"):
+        return x.ndim - 1
+    return x.ndim - 2 if kind == "queries" or (kind == "weights" and x.shape[-2] > 1) else None
+
+
+def summed_to(x: Array, shape: tuple[Any, ...]) -> Array:
     """The sum over the axes that the shape has as 1."""
     axes = tuple(axis for axis, (size, other) in enumerate(zip(x.shape, shape, strict=True)) if other == 1 < size)
     return jnp.sum(x, axis=axes, keepdims=True) if axes else x

@@ -17,7 +17,8 @@ Shapes: q [..., G, T, H] with G query heads for each head of k [..., S, H] and v
 """
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -49,16 +50,21 @@ class Plan:
 
 
 class Operands(NamedTuple):
-    """What the weights are computed from, or tangents of it; the bias may be None, and any tangent."""
+    """What the weights are computed from, or tangents of it; the bias may be None, and any tangent.
+
+    Attributes:
+      turned: k with its last two axes exchanged, where that was done once for many queries.
+    """
 
     q: Any
     k: Any
     v: Any
     bias: Any = None
+    turned: Any = None
 
 
 class Steps(NamedTuple):
-    """What is known of the steps of queries, or of keys: integers and booleans [..., T] or [T], or None.
+    """What is known of the steps of queries, or of keys: integers and booleans [..., T], or None.
 
     Attributes:
       first: Of queries, the position of the first key that they attend to.
@@ -86,7 +92,7 @@ def forward(plan: Plan, x: Operands, context: Context) -> tuple[Array, Array]:
     p = jnp.exp(s - jnp.where(top == -jnp.inf, jnp.zeros_like(top), top))
     total = jnp.sum(p, axis=-1, keepdims=True)
     empty = total == 0
-    o = _times(plan, _dropped(plan, p, context), x.v) / jnp.where(empty, jnp.ones_like(total), total)
+    o = _times(plan, _dropped(p, _kept(plan, context, p.shape)), x.v) / jnp.where(empty, jnp.ones_like(total), total)
     lse = jnp.where(empty, jnp.full_like(total, jnp.inf), top + jnp.log(total))
     return o.astype(x.v.dtype), lse[..., 0]
 
@@ -95,49 +101,68 @@ def tangent(plan: Plan, x: Operands, context: Context, o: Array, lse: Array, dx:
     """The tangents of o and lse for those of q, k, v and bias, of which None stands for zeros."""
     s, slope = _scores(plan, x, context)
     p = jnp.exp(s - lse[..., None])
-    ds = jnp.zeros_like(p)
+    ds, scale = jnp.zeros_like(p), slope * jnp.asarray(plan.scale, p.dtype)
     if dx.q is not None:
-        ds = ds + _scaled(plan, dx.q, x.k) * slope
+        ds = ds + _einsum(plan, "...gth,...sh->...gts", dx.q, x.k) * scale
     if dx.k is not None:
-        ds = ds + _scaled(plan, x.q, dx.k) * slope
+        ds = ds + _einsum(plan, "...gth,...sh->...gts", x.q, dx.k) * scale
     if dx.bias is not None:
         ds = ds + dx.bias.astype(ds.dtype)
-    g = p * ds
+    g, kept = p * ds, _kept(plan, context, p.shape)
     total = jnp.sum(g, axis=-1, keepdims=True)
-    do = _times(plan, _dropped(plan, g, context), x.v) - total * o.astype(total.dtype)
+    do = _times(plan, _dropped(g, kept), x.v) - total * o.astype(total.dtype)
     if dx.v is not None:
-        do = do + _times(plan, _dropped(plan, p, context), dx.v)
+        do = do + _times(plan, _dropped(p, kept), dx.v)
     return do.astype(o.dtype), total[..., 0]
 
 
 def cotangent(plan: Plan, x: Operands, context: Context, o: Array, lse: Array, do: Array, dlse: Array) -> Operands:
     """The transpose of `tangent`: cotangents of q, k, v and, as [..., G, T, S], of the bias."""
-    s, slope = _scores(plan, x, context)
-    p = jnp.exp(s - lse[..., None])
+    # The weights lie keys first here, [..., S, G, T]: then none of the products turns them round.
+    keys_first = functools.partial(jnp.moveaxis, source=-1, destination=-3)
+    s, slope = _capped(plan, _einsum(plan, "...sh,...gth->...sgt", x.k, x.q))
+    s = _masked(plan, s, None if x.bias is None else keys_first(x.bias), map(keys_first, _conditions(plan, context)))
+    p = jnp.exp(s - lse[..., None, :, :])
     delta = jnp.sum(do.astype(lse.dtype) * o.astype(lse.dtype), axis=-1) - dlse
-    g = p * (_dropped(plan, _inner(plan, do, x.v), context) - delta[..., None])
-    scaled = g * slope * jnp.asarray(plan.scale, g.dtype)
+    kept = _kept(plan, context, jnp.moveaxis(p, -3, -1).shape)
+    p_kept, dp = p, _einsum(plan, "...sv,...gtv->...sgt", x.v, do)
+    if kept is not None:
+        p_kept, dp = p * keys_first(kept).astype(p.dtype), dp * keys_first(kept).astype(p.dtype)
+    g = p * (dp - delta[..., None, :, :])
+    scaled = (g * slope * jnp.asarray(plan.scale, g.dtype)).astype(x.q.dtype)
     return Operands(
-        q=_times(plan, scaled, x.k),
-        k=_gathered(plan, scaled, x.q),
-        v=_gathered(plan, _dropped(plan, p, context), do),
-        bias=g,
+        q=jnp.moveaxis(_einsum(plan, "...hs,...sgt->...hgt", _turned(x), scaled), -3, -1),
+        k=_einsum(plan, "...sgt,...gth->...sh", scaled, x.q),
+        v=_einsum(plan, "...sgt,...gtv->...sv", p_kept.astype(do.dtype), do),
+        bias=jnp.moveaxis(g, -3, -1),
     )
 
 
 def _scores(plan: Plan, x: Operands, context: Context) -> tuple[Array, Any]:
-    """The masked scores, and the slope of the soft cap."""
-    slope: Any = 1.0
-    s = _scaled(plan, x.q, x.k)
-    if plan.soft_cap is not None:
-        cap = jnp.asarray(plan.soft_cap, s.dtype)
-        squashed = jnp.tanh(s / cap)
-        s, slope = cap * squashed, 1 - squashed * squashed
-    if x.bias is not None:
-        s = s + x.bias.astype(s.dtype)
-    for condition in _conditions(plan, context):
+    """The masked scores [..., G, T, S], and the slope of the soft cap."""
+    s, slope = _capped(plan, _einsum(plan, "...gth,...hs->...gts", x.q, _turned(x)))
+    return _masked(plan, s, x.bias, _conditions(plan, context)), slope
+
+
+def _turned(x: Operands) -> Array:
+    return x.k.swapaxes(-1, -2) if x.turned is None else x.turned
+
+
+def _capped(plan: Plan, s: Array) -> tuple[Array, Any]:
+    """The scores of these products, and the slope of the soft cap."""
+    s = s * jnp.asarray(plan.scale, s.dtype)
+    if plan.soft_cap is None:
+        return s, 1.0
+    cap = jnp.asarray(plan.soft_cap, s.dtype)
+    squashed = jnp.tanh(s / cap)
+    return cap * squashed, 1 - squashed * squashed
+
+
+def _masked(plan: Plan, s: Array, bias: Array | None, conditions: Iterable[Array]) -> Array:
+    s = s if bias is None else s + bias.astype(s.dtype)
+    for condition in conditions:
         s = jnp.where(condition, s, jnp.full((), -jnp.inf, s.dtype))
-    return s, slope
+    return s
 
 
 def _conditions(plan: Plan, context: Context) -> Iterator[Array]:
@@ -158,32 +183,21 @@ def _conditions(plan: Plan, context: Context) -> Iterator[Array]:
         yield keys.valid[..., None, :]
 
 
-def _dropped(plan: Plan, p: Array, context: Context) -> Array:
-    """The weights, or what stands in their place, after dropout: the same draws at every call."""
+def _kept(plan: Plan, context: Context, shape: tuple[int, ...]) -> Array | None:
+    """What dropout multiplies the weights [..., G, T, S] by, the same at every call; None for nothing."""
     if context.key is None:
-        return p
-    kept = jax.random.bernoulli(context.key, 1 - plan.dropout, p.shape)
-    return jnp.where(kept, p / jnp.asarray(1 - plan.dropout, p.dtype), jnp.zeros((), p.dtype))
+        return None
+    spared = jax.random.bernoulli(context.key, 1 - plan.dropout, shape)
+    return jnp.where(spared, jnp.float32(1 / (1 - plan.dropout)), jnp.float32(0))
 
 
-def _scaled(plan: Plan, q: Array, k: Array) -> Array:
-    s = _inner(plan, q, k)
-    return s * jnp.asarray(plan.scale, s.dtype)
-
-
-def _inner(plan: Plan, q: Array, k: Array) -> Array:
-    """[..., G, T, H] and [..., S, H] to [..., G, T, S]."""
-    return _einsum(plan, "...gth,...sh->...gts", q, k)
+def _dropped(p: Array, kept: Array | None) -> Array:
+    return p if kept is None else p * kept.astype(p.dtype)
 
 
 def _times(plan: Plan, p: Array, v: Array) -> Array:
     """[..., G, T, S] and [..., S, V] to [..., G, T, V]."""
     return _einsum(plan, "...gts,...sv->...gtv", p.astype(v.dtype), v)
-
-
-def _gathered(plan: Plan, p: Array, q: Array) -> Array:
-    """[..., G, T, S] and [..., G, T, H] to [..., S, H]."""
-    return _einsum(plan, "...gts,...gth->...sh", p.astype(q.dtype), q)
 
 
 def _einsum(plan: Plan, equation: str, a: Array, b: Array) -> Array:

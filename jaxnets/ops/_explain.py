@@ -23,9 +23,13 @@ class Choice(NamedTuple):
         return f"{place}{self.op}: {self.implementation}, {self.why}"
 
 
-_SCOPE = re.compile(r"\b(\w+)\.(scan|newton|cudnn|sequential|associative)\b")
+_SCOPE = re.compile(r"\b(\w+)\.(scan|newton|cudnn|sequential|associative|chunked|xla)\b")
 _WHY = {
     "scan": "step by step, which is what 'auto' takes on every platform",
+    "linear_attention.scan": "step by step: asked for, or a sequence of unknown length",
+    "linear_attention.chunked": "blocks of steps at a time, which is what 'auto' takes on every platform",
+    "chunked": "strips of queries: asked for, or weights that would take more than a GiB",
+    "xla": "all weights at once: asked for, few queries, or sizes that are not known",
     "newton": "asked for; rows that do not converge are solved step by step",
     "cudnn": "asked for",
     "sequential": "one step after the other: asked for, a short sequence, or one of unknown length",
@@ -34,6 +38,8 @@ _WHY = {
 _WHY_HERE = {
     "sequential": "what 'auto' takes on a CPU, where it was faster at every length",
     "associative": "what 'auto' takes on an accelerator, where each step of a loop is a kernel or more",
+    "chunked": "what 'auto' takes on a CPU, where a strip of weights stays in cache",
+    "xla": "what 'auto' takes on an accelerator while all weights fit a GiB",
 }
 
 
@@ -70,7 +76,7 @@ def _choices(program: Jaxpr, outer: str, platform: str, why: dict[str, str]) -> 
             yield Choice(equation.primitive.name.removeprefix("jaxnets_"), taken, reason, _module(place))
         elif scope := _SCOPE.search(place):
             op, taken = scope.groups()
-            yield Choice(op, taken, why[taken], _module(place[: scope.start()]))
+            yield Choice(op, taken, why.get(f"{op}.{taken}", why.get(taken, "")), _module(place[: scope.start()]))
         else:
             for part, reasons in _parts(equation, platform, why):
                 yield from _choices(part, place, platform, reasons)

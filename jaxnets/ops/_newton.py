@@ -140,9 +140,7 @@ def newton_recurrence(
 
 
 def _check_size(op: str, newton: Newton, shape: tuple[Any, ...], carry: State) -> None:
-    """Checks that [T, B] is known and that dense derivatives fit."""
-    if not all(isinstance(size, int) for size in shape):
-        raise ValueError(f"{op}: implementation 'newton' wants a concrete T and B but got {shape}")
+    """Checks that dense derivatives fit."""
     (time, batch), width = shape, sum(leaf.shape[-1] for leaf in carry)
     needed = time * batch * width**2 * carry.h.dtype.itemsize
     if newton.jacobian == "dense" and needed > newton.memory_limit:

@@ -43,7 +43,7 @@ def over_time(
     if starts is not None:
         starts = entries(starts, lengths) if reverse else starts if valid is None else starts & valid
     extras = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), extras)
-    name, run = solver(op, implementation, cell, extras, checkpoint_every, starts, x.dtype)
+    name, run = solver(op, implementation, cell, extras, checkpoint_every, starts, x)
     with jax.named_scope(f"{op}.{name}"):
         h, carry = run(
             weights,

@@ -17,7 +17,7 @@ LSTMImplementation = Literal["auto", "scan", "newton", "cudnn"] | Newton
 
 
 def solver(
-    op: str, implementation: Any, cell: Cell, extras: Any, checkpoint_every: int | None, starts: Any, dtype: Any
+    op: str, implementation: Any, cell: Cell, extras: Any, checkpoint_every: int | None, starts: Any, x: Any
 ) -> tuple[str, Callable[..., Any]]:
     """The name of the way that is taken, and a function like `recurrence` without its first and last arguments.
 
@@ -26,8 +26,9 @@ def solver(
       RuntimeError: If it needs a GPU.
     """
     name = "newton" if isinstance(implementation, Newton) else implementation
+    scan = functools.partial(recurrence, cell, extras=extras, checkpoint_every=checkpoint_every)
     if name in ("auto", "scan"):
-        return "scan", functools.partial(recurrence, cell, extras=extras, checkpoint_every=checkpoint_every)
+        return "scan", scan
     names = ["auto", "scan", "newton"] + ["cudnn"] * (op == "lstm")
     if name not in names:
         raise ValueError(f"{op}: implementation is {name!r} but wants one of {', '.join(names)}, or a Newton")
@@ -35,12 +36,14 @@ def solver(
         raise ValueError(f"{op}: implementation {name!r} knows no variants and no noise: take 'scan' for them")
     if checkpoint_every is not None:
         raise ValueError(f"{op}: implementation {name!r} has no use for checkpoint_every: leave one of them out")
+    if not all(isinstance(size, int) for size in x.shape[:2]):
+        return "scan", scan
     if name == "newton":
         newton = implementation if isinstance(implementation, Newton) else Newton()
         return name, functools.partial(newton_recurrence, op, cell, newton)
     if starts is not None:
         raise ValueError(f"{op}: implementation 'cudnn' knows no starts: take 'scan' for them")
-    if dtype == jnp.float64:
+    if x.dtype == jnp.float64:
         raise ValueError(f"{op}: implementation 'cudnn' computes in float32 but x is float64: take 'scan' for it")
     if not _cudnn_lstm.available():
         raise RuntimeError(

@@ -91,7 +91,7 @@ def dot_product_attention(
         precision=precision,
         implementation=implementation,
     )
-    positions = jnp.arange(q.shape[1], dtype=jnp.int32)
+    positions = jnp.arange(q.shape[1], dtype=jnp.int32)[None, :]
     if isinstance(offset, int):
         positions = positions + jnp.asarray(offset, jnp.int32)
     else:
@@ -100,7 +100,7 @@ def dot_product_attention(
     key_segment_ids = segment_ids if key_segment_ids is None else key_segment_ids
     context = Context(
         Steps(positions, _valid(lengths, q), segment_ids),
-        Steps(jnp.arange(k.shape[1], dtype=jnp.int32), _valid(key_lengths, k), key_segment_ids),
+        Steps(jnp.arange(k.shape[1], dtype=jnp.int32)[None, :], _valid(key_lengths, k), key_segment_ids),
         mask,
         key if dropout else None,
     )

@@ -99,7 +99,7 @@ def cached_attention(
         cache = empty_cache(batch, x.k.shape[2], capacity, x.k.shape[3], x.v.shape[3], x.k.dtype)
     after, overflow = _written(plan, x, positions, cache, lengths)
     if whole:
-        position = jnp.arange(time, dtype=jnp.int32)
+        position = jnp.arange(time, dtype=jnp.int32)[None, :]
         queries = Steps(position, valid, first=None if starts is None else positions.first)
         keys = Steps(position, valid)
     elif plan.window is None or time == 1:

@@ -59,7 +59,8 @@ def lstm(
       precision: Of the products, as in `jax.lax`.
       implementation: "scan" runs step by step, and is what "auto" takes. "newton" solves for all steps at once, and for
         rows where that fails step by step: see `Newton`, which may be given in its place, for the options. "cudnn" is
-        NVIDIA's, on a GPU alone: float32 (in TF32 unless a precision says otherwise), reverse mode, no vmap.
+        NVIDIA's, on a GPU alone: float32 (in TF32 unless a precision says otherwise), reverse mode, no vmap. Where B or
+        T is unknown (symbolic), all of them are "scan".
       checkpoint_every: Keeps only every so many states for the gradient, and computes those between anew: less memory
         for one more forward pass. The square root of T is least; with an unknown (symbolic) T it is not heeded.
       coupled: Whether f = 1 - i: gates are then i, g, o, with 3H for 4H everywhere (and peepholes [2H], for i and o).

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import tempfile
+from importlib.metadata import version
 
 import pytest
 
@@ -15,6 +16,13 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxnets-tests-")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+# Compiling takes most of the time, and a third of it without the optimisations that make programs fast. What they
+# might change is looked at where JAXNETS_TESTS_OPTIMISED is set, as in the later stages of CI.
+if not os.environ.get("JAXNETS_TESTS_OPTIMISED"):
+    flags = ["--xla_backend_optimization_level=0"]
+    if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # a newer one ends at an option it does not know
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
 # A shell starts what it runs in the background with Ctrl-C ignored; the tests of interruption are about the rest.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -82,6 +82,7 @@ PEERS: dict[str, Peer] = {
         beside="jaxnets",
     ),
     "flax": Peer("Flax Linen and Optax, jitted step", "benchmarks.peers.flax", ("flax", *_JAX)),
+    "jax": Peer("jax.nn, jitted", "benchmarks.peers.jax_nn", ("jax", "jaxlib", "numpy")),
     "nnx": Peer("Flax NNX, split and jitted", "benchmarks.peers.nnx", ("flax", *_JAX)),
     "haiku": Peer("Haiku, jitted", "benchmarks.peers.haiku", ("haiku", "jax", "jaxlib", "numpy")),
     "equinox": Peer("Equinox, jitted", "benchmarks.peers.equinox", ("equinox", "jax", "jaxlib", "numpy")),

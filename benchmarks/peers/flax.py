@@ -11,7 +11,7 @@ import optax
 
 from benchmarks.case import Contender, Problem
 from benchmarks.peers.compiled import CompiledStep, nested
-from benchmarks.peers.layer import CompiledLayer
+from benchmarks.peers.layer import CompiledDecoder, CompiledLayer
 
 
 class _SmallCNN(nn.Module):
@@ -77,6 +77,35 @@ def recurrent(problem: Problem) -> Contender:
         return y, dict(zip("ch", carry, strict=True)) if problem.case == "lstm" else {"h": carry}
 
     return CompiledLayer(problem, convert, apply)
+
+
+def attention(problem: Problem) -> Contender:
+    """`nn.dot_product_attention` with a causal mask."""
+
+    def apply(heads: Mapping[str, Any], x: jax.Array) -> tuple[Any, Mapping[str, Any]]:
+        mask = nn.make_causal_mask(jnp.ones(heads["q"].shape[:2]))
+        return nn.dot_product_attention(heads["q"], heads["k"], heads["v"], mask=mask), {}
+
+    return CompiledLayer(problem, dict, apply, leaves_out=("x",))
+
+
+def decode(problem: Problem) -> Contender:
+    """`nn.MultiHeadDotProductAttention` with `decode=True`."""
+    heads, width, x = problem.parameters["heads"], problem.parameters["width"], problem.batch["x"]
+    layer = nn.MultiHeadDotProductAttention(heads, qkv_features=heads * width, use_bias=False, decode=True)
+    own = nested(problem.weights)
+    params = {name: {"kernel": own[name]["kernel"].reshape(-1, heads, width)} for name in ("query", "key", "value")}
+    params["out"] = {"kernel": own["out"]["kernel"].reshape(heads, width, -1)}
+    time, cached = np.int32(x.shape[1] - 1), {}
+    for name in ("key", "value"):
+        cached[f"cached_{name}"] = np.einsum("btd,dnh->btnh", x, params[name]["kernel"])
+        cached[f"cached_{name}"][:, -1] = 0
+
+    def step(params: Any, cache: Any, token: Any) -> tuple[Any, Any]:
+        y, changed = layer.apply({"params": params, "cache": cache}, token, mutable=["cache"])
+        return y, {**changed["cache"], "cache_index": cache["cache_index"]}
+
+    return CompiledDecoder(step, params, {**cached, "cache_index": time}, x[:, -1:])
 
 
 def _lstm(weights: Mapping[str, Any]) -> Any:

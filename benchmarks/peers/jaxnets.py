@@ -11,7 +11,7 @@ import optax
 import jaxnets as jn
 from benchmarks.case import Arrays, Contender, Problem
 from benchmarks.peers.compiled import CompiledStep, flattened, nested
-from benchmarks.peers.layer import CompiledLayer
+from benchmarks.peers.layer import CompiledDecoder, CompiledLayer
 
 _MODELS: dict[str, Callable[[Mapping[str, int]], Any]] = {
     "cnn": lambda parameters: jn.models.SmallCNN(),
@@ -20,6 +20,7 @@ _MODELS: dict[str, Callable[[Mapping[str, int]], Any]] = {
     "lstm": lambda parameters: jn.layers.LSTM(parameters["hidden"]),
     "gru": lambda parameters: jn.layers.GRU(parameters["hidden"]),
     "rnn": lambda parameters: jn.layers.RNN(parameters["hidden"]),
+    "decode": lambda parameters: jn.layers.SelfAttention(parameters["heads"], parameters["width"]),
     "newton": lambda parameters: jn.layers.GRU(parameters["hidden"]),
 }
 
@@ -30,6 +31,10 @@ def weights(problem: Problem) -> Arrays:
     Models start biases at 0 and scales at 1 or 0; from there a contender that left one out would not be found out.
     In recurrent layers the variance is a third of 1 over the fan-in, so that no rounding error grows over time.
     """
+    if problem.case == "attention":
+        shape = tuple(problem.parameters[name] for name in ("batch", "time", "heads", "width"))
+        rng = np.random.default_rng(1)
+        return {name: rng.standard_normal(shape, dtype=np.float32) for name in "qkv"}
     model = _MODELS[problem.case](problem.parameters)
     # The shapes alone: compiling the model's own initialisation takes longer than a step.
     shapes = jax.eval_shape(model.init, jax.random.key(0), problem.batch["x"])["params"]
@@ -78,6 +83,30 @@ def newton(problem: Problem) -> Contender:
     jacobian = problem.options.get("jacobian")
     implementation = jn.ops.Newton(jacobian) if jacobian else problem.options.get("implementation", "auto")
     return _layer(problem, _MODELS[problem.case](problem.parameters).copy(implementation=implementation))
+
+
+def attention(problem: Problem) -> Contender:
+    """Dot-product attention by one of its implementations."""
+
+    def apply(heads: dict[str, jax.Array], x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        options = {name: value for name, value in problem.options.items() if name == "implementation"}
+        return jn.ops.dot_product_attention(heads["q"], heads["k"], heads["v"], causal=True, **options), {}
+
+    return CompiledLayer(problem, dict, apply, leaves_out=("x",))
+
+
+def decode(problem: Problem) -> Contender:
+    """The layer with a `KVCache`."""
+    layer, x = _MODELS[problem.case](problem.parameters), problem.batch["x"]
+    variables = {"params": nested(problem.weights)}
+    cache = jn.layers.initial_carry(layer, variables, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    _, cache = jax.jit(layer.apply)(variables, x[:, :-1], carry=cache)
+
+    def step(variables: Any, cache: Any, token: Any) -> tuple[Any, Any]:
+        y, after = layer.apply(variables, token, carry=cache)
+        return y, after._replace(length=cache.length)
+
+    return CompiledDecoder(step, variables, cache, x[:, -1:])
 
 
 def _layer(problem: Problem, layer: Any) -> Contender:

@@ -5,10 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from benchmarks.case import Contender, Problem
-from benchmarks.peers.layer import CompiledLayer
+from benchmarks.peers.compiled import nested
+from benchmarks.peers.layer import CompiledDecoder, CompiledLayer
 
 _CELLS = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell, "rnn": nnx.SimpleCell}
 
@@ -35,3 +37,29 @@ def recurrent(problem: Problem) -> Contender:
         return CompiledLayer(problem, convert, apply)
     differs = "has no recurrent bias: compared with that at zero, without its gradient"
     return CompiledLayer(problem, convert, apply, differs=differs, leaves_out=("recurrent_bias",))
+
+
+def decode(problem: Problem) -> Contender:
+    """`nnx.MultiHeadAttention` with `decode=True`."""
+    heads, width, x = problem.parameters["heads"], problem.parameters["width"], problem.batch["x"]
+    layer = nnx.MultiHeadAttention(heads, heads * width, use_bias=False, decode=True, rngs=nnx.Rngs(0))
+    layer.init_cache(x.shape)
+    own = nested(problem.weights)
+    for name in ("query", "key", "value"):
+        getattr(layer, name).kernel[...] = own[name]["kernel"].reshape(-1, heads, width)
+    layer.out.kernel[...] = own["out"]["kernel"].reshape(heads, width, -1)
+    for name in ("key", "value"):
+        past = np.einsum("btd,dnh->btnh", x, own[name]["kernel"].reshape(-1, heads, width))
+        past[:, -1] = 0
+        getattr(layer, f"cached_{name}")[...] = past
+    layer.cache_index[...] = np.int32(x.shape[1] - 1)
+    graph, params, cache = nnx.split(layer, nnx.Param, ...)
+
+    def step(params: Any, cache: Any, token: Any) -> tuple[Any, Any]:
+        merged = nnx.merge(graph, params, cache)
+        index = merged.cache_index[...]
+        y = merged(token, rngs=nnx.Rngs(0))
+        merged.cache_index[...] = index
+        return y, nnx.split(merged, nnx.Param, ...)[2]
+
+    return CompiledDecoder(step, params, cache, x[:, -1:])

@@ -53,6 +53,16 @@ def recurrent(problem: Problem) -> Contender:
     return _EagerRecurrence(problem)
 
 
+def attention(problem: Problem) -> Contender:
+    """`scaled_dot_product_attention`, from its own layout."""
+    return _EagerAttention(problem)
+
+
+def decode(problem: Problem) -> Contender:
+    """The same with what a layer of attention does around it."""
+    return _EagerDecoder(problem)
+
+
 class _Block(nn.Module):
     def __init__(self, before: int, features: int, strides: int):
         super().__init__()
@@ -240,6 +250,76 @@ class _EagerRecurrence:
 
     def _swapped(self, array: torch.Tensor) -> torch.Tensor:
         return array if self._batch_first else array.transpose(0, 1)
+
+
+class _EagerAttention:
+    variant = "[B, N, T, H]"
+    compile_seconds = None
+    program_bytes = None
+
+    def __init__(self, problem: Problem):
+        device = _device(problem)
+        self._forward = problem.mode == "forward"
+        self._heads = {
+            name: torch.from_numpy(value).transpose(1, 2).contiguous().to(device).requires_grad_(not self._forward)
+            for name, value in problem.weights.items()
+        }
+
+    def results(self) -> Arrays:
+        if self._forward:
+            return {"y": self._step().transpose(1, 2).cpu().numpy()}
+        loss, gradients = self._step()
+        found = {name: gradient.transpose(1, 2) for name, gradient in zip(self._heads, gradients, strict=True)}
+        return {name: value.cpu().numpy() for name, value in ({"loss": loss.detach()} | found).items()}
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self._step()
+            if self._heads["q"].is_cuda:
+                torch.cuda.synchronize()
+
+    def _step(self) -> Any:
+        y = functional.scaled_dot_product_attention(*(self._heads[name] for name in "qkv"), is_causal=True)
+        if self._forward:
+            return y
+        loss = y.square().sum() / 2
+        return loss, torch.autograd.grad(loss, list(self._heads.values()))
+
+
+class _EagerDecoder:
+    variant = ""
+    compile_seconds = None
+    program_bytes = None
+
+    def __init__(self, problem: Problem):
+        device, self._heads = _device(problem), problem.parameters["heads"]
+        self._kernels = {
+            name.split("/")[0]: torch.from_numpy(np.ascontiguousarray(value.T)).to(device)
+            for name, value in problem.weights.items()
+        }
+        x = torch.from_numpy(problem.batch["x"]).to(device)
+        self._token = x[:, -1:].contiguous()
+        with torch.inference_mode():
+            self._cache = {name: self._split(x, name).contiguous() for name in ("key", "value")}
+
+    def results(self) -> Arrays:
+        return {"y": self._step().cpu().numpy()}
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self._step()
+            if self._token.is_cuda:
+                torch.cuda.synchronize()
+
+    def _split(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        return functional.linear(x, self._kernels[name]).unflatten(-1, (self._heads, -1)).transpose(1, 2)
+
+    @torch.inference_mode()
+    def _step(self) -> torch.Tensor:
+        for name, cached in self._cache.items():
+            cached[:, :, -1:] = self._split(self._token, name)
+        y = functional.scaled_dot_product_attention(self._split(self._token, "query"), *self._cache.values())
+        return functional.linear(y.transpose(1, 2).flatten(2), self._kernels["out"])
 
 
 def _recurrent_weights(weights: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:

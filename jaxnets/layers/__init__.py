@@ -1,13 +1,18 @@
 """Flax Linen modules: they declare parameters, check shapes and call the ops."""
 
+from jaxnets.layers.attention import SelfAttention
+from jaxnets.layers.causal_conv import CausalConv, CausalConvCarry
 from jaxnets.layers.conv_lstm import ConvLSTM
 from jaxnets.layers.convolution import Conv, ConvTranspose
+from jaxnets.layers.cross_attention import CrossAttention, MemoryCache
 from jaxnets.layers.initializers import chrono, identity
 from jaxnets.layers.linear_units import LRU, RGLRU
 from jaxnets.layers.memory import remembering
 from jaxnets.layers.min_recurrent import MinGRU, MinLSTM
+from jaxnets.layers.position import ALiBi, LearnedPosition, PositionCarry, RelativeBias, Rotary, SinusoidalPosition
 from jaxnets.layers.recurrent import GRU, LSTM, RNN
 from jaxnets.layers.sequence import Bidirectional, Stack, initial_carry
+from jaxnets.layers.transformer import Repeated, TransformerBlock
 
 __all__ = [
     "GRU",
@@ -15,13 +20,26 @@ __all__ = [
     "LSTM",
     "RGLRU",
     "RNN",
+    "ALiBi",
     "Bidirectional",
+    "CausalConv",
+    "CausalConvCarry",
     "Conv",
     "ConvLSTM",
     "ConvTranspose",
+    "CrossAttention",
+    "LearnedPosition",
+    "MemoryCache",
     "MinGRU",
     "MinLSTM",
+    "PositionCarry",
+    "RelativeBias",
+    "Repeated",
+    "Rotary",
+    "SelfAttention",
+    "SinusoidalPosition",
     "Stack",
+    "TransformerBlock",
     "chrono",
     "identity",
     "initial_carry",

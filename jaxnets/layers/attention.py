@@ -120,7 +120,7 @@ class SelfAttention(nn.Module):
         """An empty cache with room for the steps of an x like `spec`: any number of them where there is a window."""
         if not self.causal:
             return ()
-        head_dim, kv_heads = self._sizes(spec)
+        head_dim, kv_heads = head_sizes(self, spec)
         capacity = spec.shape[1] if self.window is None else self.window
         dtype = spec.dtype if self.dtype is None else self.dtype
         return empty_cache(spec.shape[0], kv_heads, capacity, head_dim, head_dim, dtype)
@@ -163,33 +163,15 @@ class SelfAttention(nn.Module):
             name=name,
         )
 
-    def _sizes(self, x: Any) -> tuple[int, int]:
-        """Width of a head, and heads of keys."""
-        kv_heads = self.num_heads if self.num_kv_heads is None else self.num_kv_heads
-        if self.num_heads < 1 or kv_heads < 1 or self.num_heads % kv_heads:
-            raise ValueError(
-                f"{label(self)}: num_heads is {self.num_heads} and num_kv_heads {kv_heads} but wants a multiple of it"
-            )
-        if self.head_dim is not None:
-            return self.head_dim, kv_heads
-        if x.shape[-1] % self.num_heads:
-            raise ValueError(
-                f"{label(self)}: x has {x.shape[-1]} features but wants a multiple of num_heads={self.num_heads}, or "
-                f"head_dim (x.shape={x.shape})"
-            )
-        return x.shape[-1] // self.num_heads, kv_heads
-
     def _check(self, x: Array, lengths: Any, starts: Any, carry: Any) -> tuple[int, int]:
         name = label(self)
         check_x(name, x, rank=3)
         check_time(name, x, lengths, starts, None)
-        head_dim, kv_heads = self._sizes(x)
+        head_dim, kv_heads = head_sizes(self, x)
         if self.window is not None and self.window < 1:
             raise ValueError(f"{name}: window wants at least 1 step but is {self.window}")
         if self.window is not None and not self.causal:
             raise ValueError(f"{name}: window={self.window} looks back alone, and wants causal=True")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"{name}: dropout wants a rate from 0 to below 1 but is {self.dropout}")
         if not self.causal:
             if carry is not None and carry != ():
                 raise ValueError(
@@ -213,3 +195,21 @@ class SelfAttention(nn.Module):
             raise ValueError(f"{name}: x has {x.shape[1]} steps but the cache has room for {capacity} in all")
         if self.window is not None and capacity < self.window:
             raise ValueError(f"{name}: the cache has room for {capacity} steps but window={self.window} wants as many")
+
+
+def head_sizes(layer: Any, x: Any) -> tuple[int, int]:
+    """Width of a head, and heads of keys, of a layer of attention; checks its attributes."""
+    name, heads = label(layer), layer.num_heads
+    kv_heads = heads if layer.num_kv_heads is None else layer.num_kv_heads
+    if heads < 1 or kv_heads < 1 or heads % kv_heads:
+        raise ValueError(f"{name}: num_heads is {heads} but wants a multiple of num_kv_heads, which is {kv_heads}")
+    if not 0 <= layer.dropout < 1:
+        raise ValueError(f"{name}: dropout wants a rate from 0 to below 1 but is {layer.dropout}")
+    if layer.head_dim is not None:
+        return layer.head_dim, kv_heads
+    if x.shape[-1] % heads:
+        raise ValueError(
+            f"{name}: x has {x.shape[-1]} features but wants a multiple of num_heads={heads}, or head_dim "
+            f"(x.shape={x.shape})"
+        )
+    return x.shape[-1] // heads, kv_heads

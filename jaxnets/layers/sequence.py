@@ -151,6 +151,15 @@ class Stack(nn.Module):
             carries.append(part)
         return x, tuple(carries)
 
+    def initial_carry(self, spec: jax.ShapeDtypeStruct) -> tuple[Carry, ...]:
+        """Those of the layers, each with room for as many steps."""
+        carries, x = [], jnp.zeros((spec.shape[0], 0, *spec.shape[2:]), spec.dtype)
+        for layer in self.layers:
+            shape = x.shape[0], spec.shape[1], *x.shape[2:]
+            carries.append(initial_carry_of(layer, jax.ShapeDtypeStruct(shape, x.dtype)))
+            x, _ = layer(x)
+        return tuple(carries)
+
     def output_lengths(self, lengths: Int[Array, " b"] | None) -> Int[Array, " b"] | None:
         """Steps of y that count, for so many of x."""
         for layer in self.layers:
@@ -180,16 +189,14 @@ def initial_carry(layer: Any, variables: Any, spec: jax.ShapeDtypeStruct) -> Car
     >>> initial_carry(layer, variables, jax.ShapeDtypeStruct((2, 5, 3), jnp.float32)).c.shape
     (2, 4)
     """
-    if isinstance(layer, Stack):
-        carries = []
-        for i, part in enumerate(layer.layers):
-            own = {kind: tree[f"layers_{i}"] for kind, tree in variables.items() if f"layers_{i}" in tree}
-            carries.append(initial_carry(part, own, spec))
-            spec = jax.eval_shape(part.apply, own, spec)[0]
-        return tuple(carries)
+    return layer.apply(variables, spec, method=initial_carry_of)
+
+
+def initial_carry_of(layer: Any, spec: jax.ShapeDtypeStruct) -> Carry:
+    """The same for a layer that is bound to its variables."""
     if hasattr(layer, "initial_carry"):
-        return layer.apply(variables, spec, method="initial_carry")
-    return layer.apply(variables, jnp.zeros((spec.shape[0], 0, *spec.shape[2:]), spec.dtype))[1]
+        return layer.initial_carry(spec)
+    return layer(jnp.zeros((spec.shape[0], 0, *spec.shape[2:]), spec.dtype))[1]
 
 
 def _attends(layer: Any) -> bool:

@@ -2,6 +2,20 @@
 
 from jaxnets.models.classifier import SequenceClassifier
 from jaxnets.models.cnn import MLP, ConvNet, LeNet5, SmallCNN
+from jaxnets.models.language import LanguageModel, hybrid_lm, transformer_lm
 from jaxnets.models.resnet import ResNet, resnet18, resnet34, resnet50
 
-__all__ = ["MLP", "ConvNet", "LeNet5", "ResNet", "SequenceClassifier", "SmallCNN", "resnet18", "resnet34", "resnet50"]
+__all__ = [
+    "MLP",
+    "ConvNet",
+    "LanguageModel",
+    "LeNet5",
+    "ResNet",
+    "SequenceClassifier",
+    "SmallCNN",
+    "hybrid_lm",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "transformer_lm",
+]

@@ -12,6 +12,7 @@ from jaxnets.ops.alignment import (
 from jaxnets.ops.attention import dot_product_attention
 from jaxnets.ops.conv_lstm import conv_lstm
 from jaxnets.ops.convolution import conv, conv_transpose
+from jaxnets.ops.kv_cache import KVCache
 from jaxnets.ops.linear_attention import LinearAttentionCarry, elu_plus_one, linear_attention
 from jaxnets.ops.linear_recurrence import linear_recurrence
 from jaxnets.ops.linear_units import LRUCarry, RGLRUCarry, lru, lru_step, rg_lru, rg_lru_step
@@ -60,6 +61,7 @@ __all__ = [
     "Choice",
     "Convergence",
     "GRUCarry",
+    "KVCache",
     "LRUCarry",
     "LSTMCarry",
     "LinearAttentionCarry",

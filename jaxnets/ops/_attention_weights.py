@@ -121,7 +121,7 @@ def cotangent(plan: Plan, x: Operands, context: Context, o: Array, lse: Array, d
     # The weights lie keys first here, [..., S, G, T]: then none of the products turns them round.
     keys_first = functools.partial(jnp.moveaxis, source=-1, destination=-3)
     s, slope = _capped(plan, _einsum(plan, "...sh,...gth->...sgt", x.k, x.q))
-    s = _masked(plan, s, None if x.bias is None else keys_first(x.bias), map(keys_first, _conditions(plan, context)))
+    s = _masked(plan, s, None if x.bias is None else keys_first(x.bias), map(keys_first, conditions(plan, context)))
     p = jnp.exp(s - lse[..., None, :, :])
     delta = jnp.sum(do.astype(lse.dtype) * o.astype(lse.dtype), axis=-1) - dlse
     kept = _kept(plan, context, jnp.moveaxis(p, -3, -1).shape)
@@ -141,7 +141,7 @@ def cotangent(plan: Plan, x: Operands, context: Context, o: Array, lse: Array, d
 def _scores(plan: Plan, x: Operands, context: Context) -> tuple[Array, Any]:
     """The masked scores [..., G, T, S], and the slope of the soft cap."""
     s, slope = _capped(plan, _einsum(plan, "...gth,...hs->...gts", x.q, _turned(x)))
-    return _masked(plan, s, x.bias, _conditions(plan, context)), slope
+    return _masked(plan, s, x.bias, conditions(plan, context)), slope
 
 
 def _turned(x: Operands) -> Array:
@@ -165,7 +165,7 @@ def _masked(plan: Plan, s: Array, bias: Array | None, conditions: Iterable[Array
     return s
 
 
-def _conditions(plan: Plan, context: Context) -> Iterator[Array]:
+def conditions(plan: Plan, context: Context) -> Iterator[Array]:
     """Masks that must all be True where a query attends to a key."""
     queries, keys, mask, _ = context
     if mask is not None:
@@ -183,7 +183,7 @@ def _conditions(plan: Plan, context: Context) -> Iterator[Array]:
         yield keys.valid[..., None, :]
 
 
-def _kept(plan: Plan, context: Context, shape: tuple[int, ...]) -> Array | None:
+def _kept(plan: Plan, context: Context, shape: tuple[Any, ...]) -> Array | None:
     """What dropout multiplies the weights [..., G, T, S] by, the same at every call; None for nothing."""
     if context.key is None:
         return None

@@ -2,11 +2,13 @@
 
 from typing import Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxnets.ops._attention import attend
 from jaxnets.ops._attention_weights import Context, Operands, Plan, Steps
+from jaxnets.ops._cudnn_attention import cudnn_attention
 from jaxnets.ops.masking import time_mask
 from jaxnets.typing import Precision
 
@@ -55,14 +57,15 @@ def dot_product_attention(
       precision: Precision of the products, as in `jax.lax`.
       implementation: "xla" holds all weights [B, N, T, S] at once; "chunked" those of a few queries and heads, so that
         memory grows linearly in time, and skips what the masks `causal` and `window` rule out; "cudnn" is cuDNN's, on
-        CUDA and in half precision, without forward mode. "auto" takes one of the first two, by platform and size.
+        CUDA and in half precision, for reverse mode alone. "auto" takes one of the first two, by platform and size.
 
     Returns:
       The output in the dtype of v. Softmax and sums are in at least float32.
 
     Raises:
       TypeError: If the dtypes differ or are not floating.
-      ValueError: If shapes, window, rate or implementation do not fit.
+      ValueError: If shapes, window, rate or implementation do not fit, or the implementation knows no such option.
+      RuntimeError: If the implementation needs a GPU and there is none.
 
     References:
       Vaswani et al., 2017. Attention is all you need.
@@ -104,6 +107,9 @@ def dot_product_attention(
         mask,
         key if dropout else None,
     )
+    if implementation == "cudnn":
+        with jax.named_scope("dot_product_attention.cudnn"):
+            return cudnn_attention(plan, Operands(q, k, v, bias), context, lengths, key_lengths)
     return attend(plan, Operands(q, k, v, bias), context)[0]
 
 

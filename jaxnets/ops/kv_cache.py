@@ -57,11 +57,11 @@ class Positions(NamedTuple):
 def step_positions(
     batch: Any,
     time: Any,
-    cache: KVCache | None,
+    cache: Any,
     lengths: Int[Array, " b"] | None,
     starts: Bool[Array, "b t"] | None,
 ) -> Positions:
-    """The positions of `time` steps that follow those in a cache."""
+    """The positions of `time` steps that follow those in a cache, or in anything with its `length` and `start`."""
     steps = jnp.arange(time, dtype=jnp.int32)[None, :]
     absolute = jnp.broadcast_to(steps, (batch, time)) if cache is None else cache.length[:, None] + steps
     first = jnp.zeros((batch, 1), jnp.int32) if cache is None else cache.start[:, None]
@@ -104,14 +104,18 @@ def cached_attention(
         keys = Steps(position, valid)
     elif plan.window is None or time == 1:
         keys = Steps(_slots(plan, after))
-        x = x._replace(k=after.k.swapaxes(1, 2), v=after.v.swapaxes(1, 2))
+        k, v = (leaf.swapaxes(1, 2).astype(x.k.dtype) for leaf in (after.k, after.v))
+        x = x._replace(k=k, v=v)
     else:  # the new steps may take the place of old ones that the first of them attend to
         held = _slots(plan, cache)
         keys = Steps(
             jnp.concatenate([held, positions.absolute], axis=1),
             None if valid is None else jnp.concatenate([jnp.ones_like(held, bool), valid], axis=1),
         )
-        k, v = (jnp.concatenate([old.swapaxes(1, 2), new], axis=1) for old, new in ((cache.k, x.k), (cache.v, x.v)))
+        k, v = (
+            jnp.concatenate([old.swapaxes(1, 2).astype(new.dtype), new], axis=1)
+            for old, new in ((cache.k, x.k), (cache.v, x.v))
+        )
         x = x._replace(k=k, v=v)
     if bias is not None:
         x = x._replace(bias=bias(queries.position, keys.position))
@@ -124,9 +128,9 @@ def cached_attention(
 def _slots(plan: Plan, cache: KVCache) -> Array:
     """The position in each slot [B, C]; one that no query has reached where there is none."""
     capacity = cache.k.shape[2]
-    slots = jnp.arange(capacity, dtype=jnp.int32)
+    slots = jnp.arange(capacity, dtype=jnp.int32)[None, :]
     last = cache.length[:, None] - 1
-    position = slots[None, :] + (last - slots) // capacity * capacity if plan.window is not None else slots[None, :]
+    position = slots + (last - slots) // capacity * capacity if plan.window is not None else slots
     beyond = jnp.full((), jnp.iinfo(jnp.int32).max, jnp.int32)
     return jnp.where((position >= 0) & (position <= last), position, beyond)
 
@@ -149,9 +153,12 @@ def _written(
     def put(old: Array, new: Array) -> Array:
         return old.at[rows, :, slots].set(new.astype(old.dtype), mode="drop")
 
-    moved = jnp.where(overflow, jnp.zeros_like(taken), taken)
-    begun = jnp.max(jnp.where(writes, positions.first, jnp.zeros_like(slots)), axis=1, initial=0)
-    return (
-        KVCache(put(cache.k, x.k), put(cache.v, x.v), cache.length + moved, jnp.maximum(cache.start, begun)),
-        overflow,
-    )
+    length, start = advanced(cache, positions, writes)
+    return KVCache(put(cache.k, x.k), put(cache.v, x.v), length, start), overflow
+
+
+def advanced(before: Any, positions: Positions, taken: Bool[Array, "b t"]) -> tuple[Array, Array]:
+    """`length` and `start` of what has both, after the steps that were taken."""
+    length = jnp.max(jnp.where(taken, positions.absolute + 1, before.length[:, None]), axis=1, initial=0)
+    start = jnp.max(jnp.where(taken, positions.first, before.start[:, None]), axis=1, initial=0)
+    return jnp.maximum(before.length, length), jnp.maximum(before.start, start)

@@ -13,6 +13,12 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
+@pytest.fixture(scope="session")
+def as_users_do():
+    """The environment of a process that compiles as users do; the tests compile quickly, to slower programs."""
+    return {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "XLA_FLAGS": ""}
+
+
 @pytest.fixture(scope="module")
 def example(request):
     """The example that a test file is named for."""

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,10 @@ RESULT = {"test", "validation", "parameters", "steps", "seconds", "compile_secon
 
 
 @pytest.fixture(scope="module")
-def trained(example, tmp_path_factory):
+def trained(example, as_users_do, tmp_path_factory):
     """The folder of a run with every default."""
     folder = tmp_path_factory.mktemp("digits") / "run"
-    assert example.cli.main(example.COMMANDS, ["train", "--run", str(folder)]) == 0
+    subprocess.run([sys.executable, example.__file__, "train", "--run", folder], env=as_users_do, check=True)
     return folder
 
 

@@ -12,10 +12,10 @@ from jaxnets.layers import GRU, LRU, LSTM, RNN, Bidirectional, Stack
 QUICK = testing.quick_compile()
 LAYERS = [
     LSTM(4, learned_carry=True),
-    Stack((LSTM(3), GRU(4))),
-    Bidirectional(LSTM(3)),
 ]
 MORE_LAYERS = [
+    Stack((LSTM(3), GRU(4))),
+    Bidirectional(LSTM(3)),
     RNN(4),
     GRU(4),
     GRU(4, implementation="newton"),

@@ -12,8 +12,6 @@ QUICK = testing.quick_compile()
 FRAMES = jax.ShapeDtypeStruct((2, 5, 2, 3, 2), jnp.float32)
 LAYERS = {
     LSTM(4, coupled=True, projection=2, learned_carry=True, checkpoint_every=2): None,
-}
-MORE_LAYERS = {
     LSTM(3, peephole=True, zoneout=(0.1, 0.3), reverse=True): None,
     LSTM(6, layer_norm=True, recurrent_dropout=0.2): None,
     ConvLSTM(2, zoneout=0.1): FRAMES,
@@ -24,12 +22,7 @@ MORE_LAYERS = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("layer", LAYERS, ids=spelt)
 def test_laws(layer):
     testing.check_sequence_layer(layer, LAYERS[layer], compiler_options=QUICK)
-
-
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("layer", MORE_LAYERS, ids=spelt)
-def test_laws_of_more_layers(layer):
-    testing.check_sequence_layer(layer, MORE_LAYERS[layer], compiler_options=QUICK)

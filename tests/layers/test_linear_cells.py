@@ -30,7 +30,7 @@ def all_but(default, names):
     return [pytest.param(name, marks=() if name == default else pytest.mark.exhaustive) for name in names]
 
 
-@pytest.mark.parametrize("name", all_but("lru", LAYERS))
+@pytest.mark.parametrize("name", all_but("min_gru", LAYERS))
 def test_laws(name):
     laws = set(testing.LAWS)
     if name.endswith("reverse"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxnets import ops
-from jaxnets.ops import _attention_blocks
+from jaxnets.ops import _attention_blocks, _cudnn_attention
 from tests.reference import attention as reference
 from tests.reference.tolerance import tolerance
 
@@ -205,6 +205,51 @@ def test_half_precision(implementation):
     np.testing.assert_allclose(
         y.astype(jnp.float32), reference.dot_product_attention(*arrays, causal=True), **tolerance("bfloat16")
     )
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """XLA's attention in the place of cuDNN's, which knows as much of lengths as it does."""
+    own = jax.nn.dot_product_attention
+    monkeypatch.setattr(_cudnn_attention, "available", lambda: True)
+    monkeypatch.setattr(
+        jax.nn, "dot_product_attention", lambda *a, implementation, **options: own(*a, implementation="xla", **options)
+    )
+
+
+@pytest.mark.parametrize("case", ["causal", "window", "lengths", "mask"])
+def test_cudnn_is_asked_for_the_same(stand_in, case):
+    arrays = draw()
+    half = (jnp.asarray(x, jnp.bfloat16) for x in arrays)
+    options = {name: jnp.asarray(x) if isinstance(x, np.ndarray) else x for name, x in CASES[case].items()}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        y = run(*half, "cudnn", **options)
+    want = reference.dot_product_attention(*arrays, **CASES[case])
+    np.testing.assert_allclose(y.astype(jnp.float32), want, rtol=2e-2, atol=4e-2)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options", "error", "message"),
+    [
+        (jnp.float32, {}, TypeError, "wants float16 or bfloat16 but q is float32"),
+        (jnp.bfloat16, {"soft_cap": 1.0, "offset": 2}, ValueError, "knows no soft_cap and no offset"),
+        (jnp.bfloat16, {}, RuntimeError, "wants a GPU"),
+    ],
+)
+def test_cudnn_says_what_it_cannot(dtype, options, error, message):
+    if error is RuntimeError and jax.default_backend() == "gpu":
+        pytest.skip("there is a GPU")
+    with pytest.raises(error, match=message):
+        run(*(jnp.asarray(x, dtype) for x in draw()), "cudnn", **options)
+
+
+def test_cudnn():
+    if jax.default_backend() != "gpu":
+        pytest.skip("cuDNN's attention runs on a GPU alone, and there is none")
+    arrays = tuple(jnp.asarray(x, jnp.bfloat16) for x in draw(time=64, width=64, value=64))
+    lengths = jnp.array([0, 50])
+    y, want = (run(*arrays, name, causal=True, lengths=lengths) for name in ("cudnn", "xla"))
+    np.testing.assert_allclose(y.astype(jnp.float32), want.astype(jnp.float32), **tolerance("bfloat16"))
 
 
 def test_matches_pytorch():

@@ -96,7 +96,7 @@ def test_rows_that_do_not_converge_are_solved_in_sequence():
     jax.effects_barrier()
     assert reports[0].iterations == 3
     np.testing.assert_array_equal(reports[0].converged, [False, True, False])
-    np.testing.assert_array_equal(got[0][1][0], want[0][1][0])
+    np.testing.assert_allclose(got[0][1][0], want[0][1][0], **tolerance("float32"))
     for key, value in want[1].items():  # of a chaotic network: relative to the largest
         np.testing.assert_allclose(got[1][key], value, atol=1e-3 * float(abs(value).max()), err_msg=key)
 
@@ -129,6 +129,7 @@ def test_a_large_unit_hides_no_other():
     np.testing.assert_allclose(y, run()[0], rtol=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_gradients_are_finite_where_products_of_derivatives_are_not():
     params = {"kernel": jnp.ones((1, 2)), "recurrent_kernel": 1.5 * jnp.eye(2), "bias": jnp.zeros(2)}
 

@@ -39,7 +39,7 @@ def test_a_scanned_gru_obeys(law):
 @pytest.mark.parametrize(
     ("layer", "spec", "options"),
     [
-        pytest.param(*case, id=name, marks=() if name in ("attention", "frames") else pytest.mark.exhaustive)
+        pytest.param(*case, id=name, marks=() if name == "attention" else pytest.mark.exhaustive)
         for name, case in LAYERS.items()
     ],
 )

@@ -1,0 +1,178 @@
+"""Models of language: from tokens to the logits of the next, over any layer that keeps the sequence contract."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxnets import ops
+from jaxnets.layers import RGLRU, Repeated, Rotary, SelfAttention, Stack, TransformerBlock
+from jaxnets.layers.recurrent import label
+from jaxnets.layers.sequence import initial_carry_of
+from jaxnets.typing import Carry
+
+
+class LanguageModel(nn.Module):
+    """Tokens, embedded, through a layer over time, to logits: itself a layer over time, of tokens.
+
+    Parameters: `embedding` (a table [vocabulary, features]), those of `layer`, and `norm` where there is one; `head`
+    [features, vocabulary] and its bias where weights are not tied.
+
+    Attributes:
+      layer: Any layer that keeps the sequence contract.
+      vocabulary: Number of tokens.
+      features: Width of the embedding; where weights are tied, of the layer's output too.
+      tied: Whether logits are products with the embedding, and not with a head of their own.
+      norm: Makes what normalises the layer's output, such as `nn.LayerNorm`, or None.
+      dropout: Rate of dropout on the layer's input and output where `train` is set (key: "dropout").
+      dtype: Type to compute in; None means that of the parameters.
+      param_dtype: Type of the parameters.
+
+    References:
+      Press and Wolf, 2017. Using the output embedding to improve language models.
+
+    >>> model = LanguageModel(jn.layers.LSTM(features=8), vocabulary=5, features=8, tied=True)
+    >>> (logits, carry), _ = model.init_with_output(jax.random.key(0), jnp.array([[1, 2, 3]]))
+    >>> logits.shape, carry.h.shape
+    ((1, 3, 5), (1, 8))
+    """
+
+    layer: Any
+    vocabulary: int
+    features: int
+    tied: bool = False
+    norm: Callable[..., Any] | None = None
+    dropout: float = 0.0
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Int[Array, "b t"],
+        *,
+        lengths: Int[Array, " b"] | None = None,
+        starts: Bool[Array, "b t"] | None = None,
+        carry: Carry | None = None,
+        train: bool = False,
+    ) -> tuple[Float[Array, "b t vocabulary"], Carry]:
+        """Gives logits of the token that follows each; ids outside the vocabulary give NaN.
+
+        Raises:
+          TypeError: If x is not of integers.
+          ValueError: If weights are tied and the layer's output has another width than the embedding.
+        """
+        if x.ndim != 2:
+            raise ValueError(f"{label(self)}: x wants [B, T] but has shape {x.shape}")
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            raise TypeError(f"{label(self)}: x wants tokens, of an integer dtype, but has {x.dtype}")
+        embed = nn.Embed(
+            self.vocabulary, self.features, dtype=self.dtype, param_dtype=self.param_dtype, name="embedding"
+        )
+        dropout = nn.Dropout(self.dropout, deterministic=not train)
+        y, carry = self.layer(
+            dropout(embed(ops.zero_padding(x, lengths))), lengths=lengths, starts=starts, carry=carry, train=train
+        )
+        if self.norm is not None:
+            y = self.norm(dtype=y.dtype, param_dtype=self.param_dtype, name="norm")(y)
+        y = dropout(y)
+        if not self.tied:
+            return ops.zero_padding(self._head(y), lengths), carry
+        if y.shape[-1] != self.features:
+            raise ValueError(
+                f"{label(self)}: tied weights want {self.features} features of the layer but it has {y.shape[-1]}"
+            )
+        return ops.zero_padding(embed.attend(y), lengths), carry
+
+    def initial_carry(self, spec: jax.ShapeDtypeStruct) -> Carry:
+        """The layer's, for tokens like `spec`: a cache has room for as many."""
+        dtype = self.param_dtype if self.dtype is None else self.dtype
+        return initial_carry_of(self.layer, jax.ShapeDtypeStruct((*spec.shape, self.features), dtype))
+
+    def _head(self, y: Array) -> Array:
+        return nn.Dense(self.vocabulary, dtype=self.dtype, param_dtype=self.param_dtype, name="head")(y)
+
+
+_ROTARY = Rotary()
+
+
+def transformer_lm(
+    vocabulary: int,
+    features: int,
+    depth: int,
+    num_heads: int,
+    *,
+    num_kv_heads: int | None = None,
+    hidden: int | None = None,
+    window: int | None = None,
+    position: Any = _ROTARY,
+    gated: bool = False,
+    norm: Callable[..., Any] = nn.LayerNorm,
+    tied: bool = True,
+    dropout: float = 0.0,
+    remat: bool = False,
+) -> LanguageModel:
+    """A Transformer: blocks of causal self-attention, normalised before each part and at the end.
+
+    Args:
+      vocabulary: Number of tokens.
+      features: Width of the residual.
+      depth: Number of blocks, which are compiled once.
+      num_heads: Heads of queries.
+      num_kv_heads: See `SelfAttention`.
+      hidden: See `TransformerBlock`.
+      window: See `SelfAttention`.
+      position: What attention is told of positions.
+      gated: See `TransformerBlock`.
+      norm: What normalises.
+      tied: See `LanguageModel`.
+      dropout: Rate of dropout on what is added to the residual, and on the embedding.
+      remat: See `Repeated`.
+
+    References:
+      Radford et al., 2019. Language models are unsupervised multitask learners.
+
+    >>> model = transformer_lm(vocabulary=5, features=8, depth=3, num_heads=2)
+    >>> (logits, cache), _ = model.init_with_output(jax.random.key(0), jnp.array([[1, 2, 3]]))
+    >>> logits.shape, cache.k.shape
+    ((1, 3, 5), (1, 3, 2, 3, 4))
+    """
+    attention = SelfAttention(num_heads, num_kv_heads=num_kv_heads, window=window, position=position)
+    block = TransformerBlock(attention, hidden=hidden, gated=gated, norm=norm, dropout=dropout)
+    return LanguageModel(Repeated(block, depth, remat), vocabulary, features, tied=tied, norm=norm, dropout=dropout)
+
+
+def hybrid_lm(
+    vocabulary: int, features: int, depth: int, num_heads: int, *, window: int, tied: bool = True, dropout: float = 0.0
+) -> LanguageModel:
+    """Two blocks around an RG-LRU for each around attention in a window: it decodes in memory that does not grow.
+
+    Args:
+      vocabulary: Number of tokens.
+      features: Width of the residual.
+      depth: Number of blocks; every third has attention.
+      num_heads: Heads of queries, which share one head of keys.
+      window: Steps that attention sees.
+      tied: See `LanguageModel`.
+      dropout: Rate of dropout on what is added to the residual, and on the embedding.
+
+    References:
+      De et al., 2024. Griffin: mixing gated linear recurrences with local attention for efficient language models.
+
+    >>> model = hybrid_lm(vocabulary=5, features=8, depth=3, num_heads=2, window=4)
+    >>> (logits, carry), _ = model.init_with_output(jax.random.key(0), jnp.array([[1, 2, 3]]))
+    >>> logits.shape, [type(part).__name__ for part in carry]
+    ((1, 3, 5), ['RGLRUCarry', 'RGLRUCarry', 'KVCache'])
+    """
+
+    def mixer(i: int) -> Any:
+        if i % 3 < 2:
+            return RGLRU(features)
+        return SelfAttention(num_heads, num_kv_heads=1, window=window, position=Rotary())
+
+    blocks = tuple(TransformerBlock(mixer(i), gated=True, norm=nn.RMSNorm, dropout=dropout) for i in range(depth))
+    return LanguageModel(Stack(blocks), vocabulary, features, tied=tied, norm=nn.RMSNorm, dropout=dropout)

@@ -1,0 +1,87 @@
+"""Models of language: laws over tokens, learning, streaming, and what they refuse."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnets import ops, testing
+from jaxnets.layers import GRU, initial_carry
+from jaxnets.models import LanguageModel, hybrid_lm, transformer_lm
+from tests.reference.tolerance import tolerance
+
+MODELS = {
+    "recurrent": LanguageModel(GRU(6), 5, 4),
+    "transformer": transformer_lm(5, 8, 2, 2, hidden=8),
+    "hybrid": hybrid_lm(5, 8, 3, 2, window=3),
+}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", MODELS)
+def test_laws(name):
+    model = MODELS[name]
+    testing.check_sequence_layer(
+        model,
+        jax.ShapeDtypeStruct((3, 9), jnp.int32),
+        vocabulary=5,
+        initial_carry=lambda variables, spec: initial_carry(model, variables, spec),
+        compiler_options=testing.quick_compile(),
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_learns_to_count_and_decodes_what_it_learned(name):
+    model, tokens = MODELS[name], (jnp.arange(12)[None, :] + jnp.arange(5)[:, None]) % 5
+    variables = jax.jit(model.init)(jax.random.key(0), tokens)
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def train(variables):
+        def step(state, _):
+            variables, opt_state = state
+
+            def loss(variables):
+                return ops.cross_entropy(model.apply(variables, tokens[:, :-1])[0], tokens[:, 1:]).value
+
+            value, gradient = jax.value_and_grad(loss)(variables)
+            updates, opt_state = optimizer.update(gradient, opt_state)
+            return (optax.apply_updates(variables, updates), opt_state), value
+
+        (variables, _), losses = jax.lax.scan(step, (variables, optimizer.init(variables)), length=120)
+        return variables, losses
+
+    variables, losses = train(variables)
+    assert losses[-1] < 0.1 < losses[0]
+    carry = initial_carry(model, variables, jax.ShapeDtypeStruct((1, 9), jnp.int32))
+    step = jax.jit(lambda carry, token: model.apply(variables, token, carry=carry))
+    logits, carry = step(carry, jnp.array([[2, 3]]))
+    said = [int(jnp.argmax(logits[0, -1]))]
+    for _ in range(6):
+        logits, carry = step(carry, jnp.array([said[-1:]]))
+        said.append(int(jnp.argmax(logits[0, -1])))
+    assert said == [4, 0, 1, 2, 3, 4, 0]
+
+
+def test_tied_weights_are_one_table():
+    tied, apart = transformer_lm(5, 8, 2, 2), transformer_lm(5, 8, 2, 2, tied=False)
+    tokens = jnp.array([[1, 2, 3]])
+    variables = tied.init(jax.random.key(0), tokens)
+    assert "head" not in variables["params"]
+    head = {"kernel": variables["params"]["embedding"]["embedding"].T, "bias": jnp.zeros(5)}
+    other = {"params": {**variables["params"], "head": head}}
+    np.testing.assert_allclose(tied.apply(variables, tokens)[0], apart.apply(other, tokens)[0], **tolerance("float32"))
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens", "error", "message"),
+    [
+        (LanguageModel(GRU(6), 5, 4, tied=True), jnp.ones((1, 3), jnp.int32), ValueError, "want 4 features .* has 6"),
+        (LanguageModel(GRU(6), 5, 4), jnp.ones((1, 3)), TypeError, "wants tokens, of an integer dtype"),
+        (LanguageModel(GRU(6), 5, 4), jnp.ones(3, jnp.int32), ValueError, r"wants \[B, T\]"),
+    ],
+)
+def test_errors(own_errors, model, tokens, error, message):
+    with pytest.raises(error, match=message):
+        model.init(jax.random.key(0), tokens)

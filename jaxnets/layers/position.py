@@ -98,7 +98,7 @@ class SinusoidalPosition(nn.Module):
 
     >>> (y, carry), _ = SinusoidalPosition().init_with_output(jax.random.key(0), jnp.zeros((1, 2, 4)))
     >>> y[0, 0], carry.length
-    (Array([0., 0., 1., 1.], dtype=float32), Array([2], dtype=int32))
+    (Array([0., 1., 0., 1.], dtype=float32), Array([2], dtype=int32))
     """
 
     base: float = 10000.0

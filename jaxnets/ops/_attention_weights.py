@@ -28,6 +28,8 @@ from jaxtyping import Array
 from jaxnets.ops._convolution_geometry import accumulation_dtype
 from jaxnets.typing import Precision
 
+_FEW = 8  # queries
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -140,7 +142,12 @@ def cotangent(plan: Plan, x: Operands, context: Context, o: Array, lse: Array, d
 
 def _scores(plan: Plan, x: Operands, context: Context) -> tuple[Array, Any]:
     """The masked scores [..., G, T, S], and the slope of the soft cap."""
-    s, slope = _capped(plan, _einsum(plan, "...gth,...hs->...gts", x.q, _turned(x)))
+    if isinstance(x.q.shape[-2], int) and x.q.shape[-2] < _FEW and x.turned is None:
+        # It is cheaper to turn a few rows of scores round than all keys.
+        products = jnp.moveaxis(_einsum(plan, "...sh,...gth->...sgt", x.k, x.q), -3, -1)
+    else:
+        products = _einsum(plan, "...gth,...hs->...gts", x.q, _turned(x))
+    s, slope = _capped(plan, products)
     return _masked(plan, s, x.bias, conditions(plan, context)), slope
 
 

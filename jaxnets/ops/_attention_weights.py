@@ -208,4 +208,6 @@ def _times(plan: Plan, p: Array, v: Array) -> Array:
 
 
 def _einsum(plan: Plan, equation: str, a: Array, b: Array) -> Array:
-    return jnp.einsum(equation, a, b, precision=plan.precision, preferred_element_type=accumulation_dtype(a.dtype))
+    # Half precision is widened first: XLA's CPU backend lacks some of its products with sums in float32.
+    dtype = accumulation_dtype(a.dtype)
+    return jnp.einsum(equation, a.astype(dtype), b.astype(dtype), precision=plan.precision)

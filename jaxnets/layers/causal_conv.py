@@ -81,8 +81,10 @@ class CausalConv(nn.Module):
         batch, time, width = x.shape
         dtype, past = x.dtype if self.dtype is None else self.dtype, (self.kernel_size - 1) * self.dilation
         shape = (self.kernel_size, width // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype).astype(dtype)
-        bias = self.param("bias", self.bias_init, shape[-1:], self.param_dtype).astype(dtype) if self.use_bias else None
+        kernel = jnp.asarray(self.param("kernel", self.kernel_init, shape, self.param_dtype), dtype)
+        bias = None
+        if self.use_bias:
+            bias = jnp.asarray(self.param("bias", self.bias_init, shape[-1:], self.param_dtype), dtype)
         before = jnp.zeros((batch, past, width), dtype) if carry is None else carry.x
         seen = jnp.concatenate([before, ops.zero_padding(x, lengths).astype(dtype)], axis=1)
         if starts is None:

@@ -82,7 +82,7 @@ class RelativeBias(nn.Module):
             max_distance=self.max_distance,
             bidirectional=self.bidirectional,
         )
-        bias = jnp.moveaxis(table[buckets], -1, -3)
+        bias = jnp.moveaxis(jnp.asarray(table)[buckets], -1, -3)
         return bias if bias.ndim == 4 else bias[None]
 
 
@@ -159,8 +159,8 @@ class LearnedPosition(nn.Module):
             raise ValueError(f"{label(self)}: x has {x.shape[1]} steps but capacity is {self.capacity}")
         x = x.astype(x.dtype if self.dtype is None else self.dtype)
         positions, after = _positions(self, x, lengths, starts, carry)
-        table = self.param("table", self.table_init, (self.capacity, x.shape[-1]), self.param_dtype).astype(x.dtype)
-        added = table.at[positions.relative].get(mode="fill", fill_value=jnp.nan)
+        table = self.param("table", self.table_init, (self.capacity, x.shape[-1]), self.param_dtype)
+        added = jnp.asarray(table, x.dtype).at[positions.relative].get(mode="fill", fill_value=jnp.nan)
         return ops.zero_padding(x + added, lengths), after
 
 

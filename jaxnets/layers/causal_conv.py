@@ -1,6 +1,6 @@
 """A convolution over time that sees no later step, and goes on from a carry."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxnets import ops
 from jaxnets.layers.recurrent import Initializer, label
+from jaxnets.ops._convolution_geometry import accumulation_dtype
 from jaxnets.ops._recurrent_call import check_time, check_x
 from jaxnets.ops.convolution import Implementation
 from jaxnets.typing import Precision
@@ -85,7 +86,7 @@ class CausalConv(nn.Module):
         bias = None
         if self.use_bias:
             bias = jnp.asarray(self.param("bias", self.bias_init, shape[-1:], self.param_dtype), dtype)
-        before = jnp.zeros((batch, past, width), dtype) if carry is None else carry.x
+        before = jnp.zeros((batch, past, width), dtype) if carry is None else carry.x.astype(dtype)
         seen = jnp.concatenate([before, ops.zero_padding(x, lengths).astype(dtype)], axis=1)
         if starts is None:
             y = ops.conv(
@@ -104,7 +105,7 @@ class CausalConv(nn.Module):
         y = y if bias is None else y + bias.reshape(1, 1, -1)
         return ops.zero_padding(y, lengths), CausalConvCarry(_last(seen, past, lengths, begun))
 
-    def _in_sequences(self, seen: Array, begun: Array, kernel: Array, time: int) -> Array:
+    def _in_sequences(self, seen: Array, begun: Array, kernel: Array, time: Any) -> Array:
         """The convolution where each step sees its own sequence alone, tap by tap."""
         steps = jnp.arange(time, dtype=jnp.int32)[None, :]
         parts = kernel.reshape(*kernel.shape[:2], self.groups, -1).swapaxes(1, 2)
@@ -145,7 +146,7 @@ def _last(seen: Array, past: int, lengths: Array | None, begun: Array | None) ->
     batch, time = seen.shape[0], seen.shape[1] - past
     taken = jnp.full(batch, time, jnp.int32) if lengths is None else jnp.clip(lengths, 0, time).astype(jnp.int32)
     places = taken[:, None] + jnp.arange(past, dtype=jnp.int32)[None, :]
-    last = jnp.take_along_axis(seen, places[..., None], axis=1)
+    last = jnp.take_along_axis(seen, places[..., None], axis=1).astype(accumulation_dtype(seen.dtype))
     if begun is None or (isinstance(time, int) and time == 0):
         return last
     latest = jnp.take_along_axis(begun, jnp.maximum(taken - 1, 0)[:, None], axis=1)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxnets.train.accumulation import gradient_of
 from jaxnets.train.state import State, model_inputs
 from jaxnets.typing import Batch, Mean
 
@@ -30,6 +31,7 @@ def make_step(
     metrics: Mapping[str, Metric] | None = None,
     apply: Apply | None = None,
     augment: Callable[[Any, Batch], Batch] | None = None,
+    accumulate: int = 1,
 ) -> Step:
     """Makes the training step, pure and not yet compiled: it works under `jit`, `scan` and `vmap` alike.
 
@@ -43,28 +45,35 @@ def make_step(
       metrics: More means to report, by name; `"loss"` is taken.
       apply: For models that are not fed by `"x"` alone; the model is then not called in any other way.
       augment: Changes the batch before the model and the loss see it, inside the program: `augment(key, batch)`.
+      accumulate: In how many parts the batch is taken, one after another, which needs less memory: the gradient is
+        that of the whole batch, masked and ragged ones too. Statistics of a batch are those of its parts in turn.
 
     Returns:
       `step(state, batch) -> (state, metrics)`, where metrics hold sums, `Mean(total, weight)`.
 
     Raises:
-      ValueError: If a metric is called "loss".
+      ValueError: If a metric is called "loss" or accumulate is not positive; the step: if the arrays of a batch that is
+        to be cut differ in length.
     """
+    if accumulate < 1:
+        raise ValueError(f"make_step: accumulate must be at least 1, got {accumulate}")
     measures = _measures("make_step", loss, metrics)
     apply = apply or _flax_apply(model)
+
+    def objective(params: Any, collections: Any, batch: Batch, keys: Any) -> tuple[jax.Array, Any]:
+        rngs = dict(zip(("params", "dropout"), keys, strict=True))
+        outputs, collections = apply({"params": params, **collections}, batch, True, rngs)
+        sums = {name: measure(outputs, batch) for name, measure in measures.items()}
+        return _value_or_zero(sums["loss"]), (sums, collections)
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Mean]]:
         augment_key, *keys = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
         if augment is not None:
             batch = augment(augment_key, batch)
 
-        def objective(params: Any) -> tuple[jax.Array, Any]:
-            variables = {"params": params, **state.collections}
-            outputs, collections = apply(variables, batch, True, dict(zip(("params", "dropout"), keys, strict=True)))
-            sums = {name: measure(outputs, batch) for name, measure in measures.items()}
-            return _value_or_zero(sums["loss"]), (sums, collections)
-
-        gradient, (sums, collections) = jax.grad(objective, has_aux=True)(state.params)
+        gradient, sums, collections = gradient_of(
+            objective, state.params, state.collections, batch, keys, parts=accumulate
+        )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         new_state = state.replace(  # type: ignore[attr-defined]

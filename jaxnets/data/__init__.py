@@ -1,4 +1,4 @@
-"""Data: named sources, decoded images, seeded loaders, data on the device, augmentation, tasks made from a key."""
+"""Data: named sources, decoded images, texts, seeded loaders, data on the device, augmentation, tasks from a key."""
 
 from jaxnets.data.augment import (
     Augment,
@@ -18,16 +18,32 @@ from jaxnets.data.decode import decode_image, read_image
 from jaxnets.data.device import DeviceData
 from jaxnets.data.folder import picture_files
 from jaxnets.data.images import Images, load_images
-from jaxnets.data.loader import Indexable, Loader, batches
+from jaxnets.data.loader import Indexable, Loader, Seekable, batches
 from jaxnets.data.long_memory import MemoryTask, memory_task
+from jaxnets.data.ragged import BucketLoader, bucket_bounds, pack, pad
 from jaxnets.data.sources import SOURCES, RemoteFile, Source, fetch
 from jaxnets.data.splits import split_validation, stratified_split
 from jaxnets.data.synthetic import Generate, GeneratedData, adding_problem, copy_task, held_out, pixel_sequence
+from jaxnets.data.text import Text, load_text
+from jaxnets.data.text_rows import DeviceText, TextLoader
+from jaxnets.data.tokenizers import (
+    ByteTokenizer,
+    CharTokenizer,
+    SubwordTokenizer,
+    Tokenizer,
+    WordTokenizer,
+    decode_stream,
+    tokenizer_from_json,
+)
 
 __all__ = [
     "SOURCES",
     "Augment",
+    "BucketLoader",
+    "ByteTokenizer",
+    "CharTokenizer",
     "DeviceData",
+    "DeviceText",
     "Generate",
     "GeneratedData",
     "Images",
@@ -35,22 +51,33 @@ __all__ = [
     "Loader",
     "MemoryTask",
     "RemoteFile",
+    "Seekable",
     "Source",
+    "SubwordTokenizer",
+    "Text",
+    "TextLoader",
+    "Tokenizer",
+    "WordTokenizer",
     "adding_problem",
     "affine",
     "batches",
+    "bucket_bounds",
     "chain",
     "channel_statistics",
     "copy_task",
     "cutmix",
     "cutout",
     "decode_image",
+    "decode_stream",
     "fetch",
     "held_out",
     "load_images",
+    "load_text",
     "memory_task",
     "mixup",
     "normalise",
+    "pack",
+    "pad",
     "picture_files",
     "pixel_sequence",
     "random_affine",
@@ -60,4 +87,5 @@ __all__ = [
     "read_image",
     "split_validation",
     "stratified_split",
+    "tokenizer_from_json",
 ]

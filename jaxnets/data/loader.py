@@ -1,5 +1,6 @@
 """Batches from host memory, or from anything that can be indexed: seeded, and at any step in O(1)."""
 
+import abc
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,11 +21,66 @@ class Indexable(Protocol):
         """The examples of these indices as one batch."""
 
 
-class Loader:
+class Seekable(abc.ABC):
+    """An endless iterator over batches, each a function of its step alone: any is reached without those before it.
+
+    A run that goes on from a saved `state` sees the very batches that it would have seen.
+    """
+
+    def __init__(self, **settings: Any):
+        """Stands at step 0; the settings are what decides the batches."""
+        self.step = 0
+        self._settings = settings
+
+    @abc.abstractmethod
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from 0 over all epochs."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        batch = self.batch(self.step)
+        self.step += 1
+        return batch
+
+    def seek(self, step: int) -> None:
+        """Makes the next batch that of `step`, counted from 0 over all epochs.
+
+        Raises:
+          ValueError: If the step is negative.
+        """
+        if step < 0:
+            raise ValueError(f"{type(self).__name__}.seek: step is {step} but wants 0 or more")
+        self.step = step
+
+    def state(self) -> dict[str, Any]:
+        """Where the loader stands and what it was made with; a plain dict, fit for JSON."""
+        return {"step": self.step, **self._settings}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a saved `state`.
+
+        Raises:
+          ValueError: If the state is of a loader that was made otherwise.
+        """
+        op = f"{type(self).__name__}.restore"
+        for name, here in self._settings.items():
+            if name not in state or state[name] != here:
+                raise ValueError(
+                    f"{op}: the state has {name} {state.get(name)} but this loader has {here}: "
+                    "it would not see the same batches, make it with the same settings"
+                )
+        step = state.get("step")
+        if not isinstance(step, int) or step < 0:
+            raise ValueError(f"{op}: the state has step {step!r} but wants an integer of 0 or more")
+        self.step = step
+
+
+class Loader(Seekable):
     """Iterates over shuffled batches for ever.
 
-    The order of an epoch depends on the seed and the epoch alone, so any step is reached without those before it,
-    and a run that goes on from a saved `state` sees the very batches that it would have seen.
+    The order of an epoch depends on the seed and the epoch alone.
 
     >>> loader = Loader({"x": np.arange(6)}, 2, seed=0)
     >>> first = next(loader)["x"]
@@ -59,59 +115,17 @@ class Loader:
         length = len(self._source)
         if not 0 < batch_size <= (length if drop_last else max(batch_size, 1)) or length == 0:
             raise ValueError(f"Loader: batch_size is {batch_size} but there are {length} examples")
+        super().__init__(seed=seed, batch_size=batch_size, length=length, shuffle=shuffle, drop_last=drop_last)
         self.batch_size = batch_size
         self.steps_per_epoch = length // batch_size if drop_last else -(-length // batch_size)
-        self.step = 0
-        self._settings = {
-            "seed": seed,
-            "batch_size": batch_size,
-            "length": length,
-            "shuffle": shuffle,
-            "drop_last": drop_last,
-        }
         self._epoch, self._order = 0, self._order_of(0)
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        epoch, i = divmod(self.step, self.steps_per_epoch)
+    def batch(self, step: int) -> Batch:
+        """The examples of a step."""
+        epoch, i = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._order_of(epoch)
-        batch = self._source[self._order[i * self.batch_size : (i + 1) * self.batch_size]]
-        self.step += 1
-        return batch
-
-    def seek(self, step: int) -> None:
-        """Makes the next batch that of `step`, counted from 0 over all epochs.
-
-        Raises:
-          ValueError: If the step is negative.
-        """
-        if step < 0:
-            raise ValueError(f"Loader.seek: step is {step} but wants 0 or more")
-        self.step = step
-
-    def state(self) -> dict[str, Any]:
-        """Where the loader stands and what it was made with; a plain dict, fit for JSON."""
-        return {"step": self.step, **self._settings}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a saved `state`.
-
-        Raises:
-          ValueError: If the state is of a loader with another seed, batch size, length or way of ordering.
-        """
-        for name, here in self._settings.items():
-            if name not in state or state[name] != here:
-                raise ValueError(
-                    f"Loader.restore: the state has {name} {state.get(name)} but this loader has {here}: "
-                    "it would not see the same batches, make it with the same settings"
-                )
-        step = state.get("step")
-        if not isinstance(step, int) or step < 0:
-            raise ValueError(f"Loader.restore: the state has step {step!r} but wants an integer of 0 or more")
-        self.step = step
+        return self._source[self._order[i * self.batch_size : (i + 1) * self.batch_size]]
 
     def _order_of(self, epoch: int) -> Int[np.ndarray, " n"]:
         length = self._settings["length"]

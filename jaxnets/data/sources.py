@@ -257,6 +257,17 @@ SOURCES: Mapping[str, Source] = {
             },
             licence="no formal licence; cite Krizhevsky 2009",
         ),
+        Source(
+            "tiny_shakespeare",
+            {
+                "input.txt": RemoteFile(
+                    ("86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",),
+                    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+                ),
+                "input.txt.gz": RemoteFile(("13125fe8f49092165d7d489e3944db52d1ba546e64a60080cc9523bcd0c5e46a",)),
+            },
+            licence="public domain",
+        ),
     )
 }
 """The data sets that `fetch` knows, by name."""

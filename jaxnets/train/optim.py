@@ -1,6 +1,7 @@
 """The classic optimizers by name, all from Optax, and the schedules that scale their learning rate."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -122,17 +123,40 @@ def decay_mask(params: Any) -> Any:
 def _muon(*, consistent_rms: Any = 0.2, **options: Any) -> optax.GradientTransformation:
     """Muon on kernels, Adam on the rest; updates are as large as AdamW's, so that one learning rate fits both."""
 
-    def dimensions(path: Any, leaf: Any) -> MuonDimensionNumbers | None:
-        if not _is_kernel(path) or leaf.ndim < 2:
-            return None
-        return MuonDimensionNumbers(reduction_axis=tuple(range(leaf.ndim - 1)), output_axis=leaf.ndim - 1)
+    def dimensions(kernels: Any) -> Any:
+        return jax.tree.map(lambda leaf: MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1), kernels)
 
-    return optax.contrib.muon(
-        learning_rate=-1.0,  # the bare direction: decay and the scheduled rate follow
-        muon_weight_dimension_numbers=lambda params: jax.tree.map_with_path(dimensions, params),
-        consistent_rms=consistent_rms,
-        **options,
+    def labels(params: Any) -> Any:
+        return jax.tree.map_with_path(
+            lambda path, leaf: "muon" if _is_kernel(path) and leaf.ndim > 1 else "adam", params
+        )
+
+    muon = optax.chain(
+        optax.contrib.scale_by_muon(ns_steps=0, weight_dimension_numbers=dimensions, **options),  # the momentum
+        optax.stateless(lambda updates, _: jax.tree.map(lambda leaf: consistent_rms * _unit_rms(leaf), updates)),
     )
+    return optax.partition({"muon": muon, "adam": optax.scale_by_adam(nesterov=True)}, labels)
+
+
+def _unit_rms(update: Any) -> Any:
+    """Brings the singular values of a kernel [..., out] near one another, by Muon's five Newton-Schulz steps.
+
+    Each step is X <- X p(XᵀX), and the powers of XᵀX commute: so the steps are taken on the small Gram matrix, and X is
+    multiplied once, by the product of the polynomials. That takes a third of the time of the steps on X itself.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315  # Jordan, 2024. Muon: an optimizer for hidden layers in neural networks.
+    matmul = functools.partial(jnp.matmul, precision="highest")  # the Gram matrix squares the condition
+    matrix = update.reshape(-1, update.shape[-1])  # of norm 1 already
+    tall = matrix.shape[0] >= matrix.shape[1]
+    x = matrix if tall else matrix.T
+    gram = matmul(x.T, x)
+    one = product = jnp.eye(len(gram), dtype=x.dtype)
+    for _ in range(5):
+        polynomial = a * one + b * gram + c * matmul(gram, gram)
+        product = matmul(product, polynomial)
+        gram = matmul(polynomial, matmul(gram, polynomial))
+    x = math.sqrt(len(x)) * matmul(x, product)
+    return (x if tall else x.T).reshape(update.shape)
 
 
 def _is_kernel(path: Any) -> bool:

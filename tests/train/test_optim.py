@@ -148,6 +148,39 @@ def test_muon_orthogonalises_kernels():
     assert values.max() / values.min() < 2 < np.linalg.cond(gradient["kernel"])
 
 
+def test_muon_is_that_of_optax():
+    rng = np.random.default_rng(0)
+    shapes = {
+        "tall": {"kernel": (3, 3, 4, 8)},
+        "wide": {"kernel": (4, 12), "bias": (12,)},
+        "square": {"kernel": (5, 5)},
+    }
+
+    def draw():
+        return {
+            layer: {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in leaves.items()}
+            for layer, leaves in shapes.items()
+        }
+
+    def dimensions(leaf):
+        axes = tuple(range(leaf.ndim))
+        return optax.contrib.MuonDimensionNumbers(axes[:-1], axes[-1]) if leaf.ndim > 1 else None
+
+    ours = train.optimizer("muon", 0.1)
+    theirs = optax.contrib.muon(
+        0.1, consistent_rms=0.2, muon_weight_dimension_numbers=lambda p: jax.tree.map(dimensions, p)
+    )
+    params = draw()
+    states = [rule.init(params) for rule in (ours, theirs)]
+    for _ in range(3):
+        gradient = draw()
+        found, wanted = (
+            rule.update(gradient, state, params) for rule, state in zip((ours, theirs), states, strict=True)
+        )
+        states = [found[1], wanted[1]]
+        chex.assert_trees_all_close(found[0], wanted[0], atol=1e-6)
+
+
 def test_wrong_names_are_listed():
     with pytest.raises(ValueError, match="unknown name 'adamm', choose from sgd, momentum, nesterov, adagrad, rmsprop"):
         train.optimizer("adamm", 0.1)

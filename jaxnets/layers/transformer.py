@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxnets import ops
 from jaxnets.layers.recurrent import Initializer, label
 from jaxnets.layers.sequence import initial_carry_of
+from jaxnets.ops._convolution_geometry import accumulation_dtype
 from jaxnets.ops._recurrent_call import check_time, check_x
 from jaxnets.typing import Carry, Precision
 
@@ -121,8 +122,12 @@ class TransformerBlock(nn.Module):
     def _mlp(self, x: Array) -> Array:
         hidden = 4 * x.shape[-1] if self.hidden is None else self.hidden
         up = self._dense(hidden, x, "up")
-        inside = self.activation(self._dense(hidden, x, "gate")) * up if self.gated else self.activation(up)
+        inside = self._activated(self._dense(hidden, x, "gate")) * up if self.gated else self._activated(up)
         return self._dense(x.shape[-1], inside, "down")
+
+    def _activated(self, x: Array) -> Array:
+        """In at least float32: half precision would round at each of the activation's own operations."""
+        return self.activation(x.astype(accumulation_dtype(x.dtype))).astype(x.dtype)
 
     def _dense(self, features: int, x: Array, name: str) -> Array:
         return nn.Dense(

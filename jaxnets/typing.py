@@ -33,6 +33,21 @@ class Mean(NamedTuple):
         return self.total / self.weight
 
 
+class Count(Mean):
+    """A number of times, told as it is: the weight is that of all that was looked at.
+
+    >>> Count(total=jnp.float32(6), weight=jnp.float32(4)).value
+    Array(6., dtype=float32)
+    """
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> Any:
+        """The count."""
+        return self.total
+
+
 Carry = Any
 """What a layer over time remembers: a NamedTuple of arrays with the batch axis first, a tuple of carries, or ()."""
 

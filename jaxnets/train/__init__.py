@@ -2,27 +2,38 @@
 
 from jaxnets.train import plots
 from jaxnets.train.checkpoint import Checkpoints
+from jaxnets.train.guard import DivergedError, Guard, GuardState
 from jaxnets.train.logging import CompileClock, JsonLines, progress, read_json_lines, to_json
 from jaxnets.train.loop import Terminated, evaluate, every, fit
 from jaxnets.train.metrics import accuracy, confusion_matrix, top_k_accuracy
-from jaxnets.train.optim import OPTIMIZERS, SCHEDULES, decay_mask, make_schedule, optimizer
+from jaxnets.train.optim import OPTIMIZERS, SCHEDULES, by_path, decay_mask, make_schedule, optimizer
+from jaxnets.train.precision import LossScale, Precision
 from jaxnets.train.programs import DeviceResident, runs_scanned
 from jaxnets.train.run import Run, check_config, new_run, newest_run, read_config
+from jaxnets.train.selection import Best
 from jaxnets.train.state import State, create
-from jaxnets.train.step import make_eval_step, make_step, predict
+from jaxnets.train.step import carried, make_eval_step, make_step, predict
 from jaxnets.train.weights import load_weights, save_weights
 
 __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
+    "Best",
     "Checkpoints",
     "CompileClock",
     "DeviceResident",
+    "DivergedError",
+    "Guard",
+    "GuardState",
     "JsonLines",
+    "LossScale",
+    "Precision",
     "Run",
     "State",
     "Terminated",
     "accuracy",
+    "by_path",
+    "carried",
     "check_config",
     "confusion_matrix",
     "create",

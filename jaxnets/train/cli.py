@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from jaxnets.train.guard import DivergedError
 from jaxnets.train.logging import to_json
 from jaxnets.train.loop import Terminated
 
@@ -34,8 +35,8 @@ class Options:
 def main(commands: Mapping[str, Callable[..., Command]], arguments: Sequence[str] | None = None) -> int:
     """Parses the command line, runs the command it names, and gives the exit code.
 
-    Bad input (`ValueError`, `TypeError`, `OSError`, a missing package) ends in one line on standard error and code 2;
-    `--debug` lets the traceback through. Ctrl-C gives 130, and SIGTERM while `fit` runs 143.
+    Bad input (`ValueError`, `TypeError`, `OSError`, a missing package) and a run that diverged end in one line on
+    standard error and code 2; `--debug` lets the traceback through. Ctrl-C gives 130, and SIGTERM while `fit` runs 143.
 
     Args:
       commands: Dataclasses by the command's name.
@@ -59,7 +60,7 @@ def main(commands: Mapping[str, Callable[..., Command]], arguments: Sequence[str
         command()
     except KeyboardInterrupt as interruption:
         return _fail(str(interruption) or "interrupted", 143 if isinstance(interruption, Terminated) else 130)
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, DivergedError) as error:
         if command.debug:
             raise
         return _fail(f"error: {' '.join(str(error).split())}", 2)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxnets.train.files import replacing
 from jaxnets.train.loop import Callback
@@ -141,7 +142,9 @@ class _Meter:
             if now - self._shown < self.seconds and step < self.steps:
                 return
             self._shown = now
-            show(step, "  ".join([f"{name} {value:.4g}" for name, value in metrics.items()] + self._rate(step, now)))
+            show(
+                step, "  ".join([f"{name} {_short(value)}" for name, value in metrics.items()] + self._rate(step, now))
+            )
 
         return told
 
@@ -159,4 +162,11 @@ def _finite(value: Any) -> Any:
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return _finite(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _short(value: Any) -> str:
+    """A number, or for a sweep the least and the greatest of its members'."""
+    return f"{np.nanmin(value):.4g} to {np.nanmax(value):.4g}" if isinstance(value, np.ndarray) else f"{value:.4g}"

@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+from jaxnets.train.guard import DivergedError, GuardState
 from jaxnets.train.programs import (
     DeviceResident,
     Sums,
@@ -22,10 +25,10 @@ from jaxnets.train.programs import (
 )
 from jaxnets.train.state import State
 from jaxnets.train.step import EvalStep, Step
-from jaxnets.typing import Batch
+from jaxnets.typing import Batch, Count
 
-Callback = Callable[[int, State | None, dict[str, float]], None]
-"""`callback(step, state, metrics)`."""
+Callback = Callable[[int, State | None, dict[str, float]], object]
+"""`callback(step, state, metrics)`; one that returns True ends the training."""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ def fit(
       steps: Where to stop, counted from the first step of all.
       callbacks: Called with (step, state, metrics). One made by `every` is given the state; a plain one runs after
         each call, one call late so that the device never waits, and is given None for the state, which is gone by then.
+        One that returns True ends the training there, and those of the same step or with `at_end` still run.
       seconds_per_call: About how long a call lasts.
       scan: Whether many steps go in one program, for device-resident data; None leaves it to `runs_scanned`. The two
         ways differ in the last bits: a resumed run must be told the way it began with.
@@ -72,6 +76,7 @@ def fit(
     Raises:
       ValueError: If the data ends early or `scan` is asked of data from the host.
       TypeError: If the data is neither a pytree with `batch` nor an iterable.
+      DivergedError: If the guard kept too many steps in a row out, or in a sweep that of every member did.
       KeyboardInterrupt: After Ctrl-C; Terminated, which is one too, after SIGTERM.
     """
     if is_resident(data):
@@ -88,27 +93,35 @@ def fit(
     plain = [callback for callback in callbacks if not isinstance(callback, _Every)]
     metrics: dict[str, float] = {}
     late: _Call | None = None
+    ends = False
 
     def is_due(timer: _Every) -> bool:
         return done % timer.n == 0 or (timer.at_end and done == steps)
 
+    def run_timed(timer: _Every, totals: _Totals) -> None:
+        nonlocal ends
+        ends |= timer.callback(done, state, totals.means()) is True
+        totals.clear()
+
     def report(call: _Call) -> None:
-        nonlocal metrics
-        sums = jax.device_get(call.sums)
+        nonlocal metrics, ends
+        sums, guard = jax.device_get((call.sums, call.guard))
         pace.saw(call)
+        if guard is not None and np.all(guard.stopped):
+            raise _diverged(state, guard, data)
         metrics = _Totals().add(sums).means()
         for _, totals in timed:
             totals.add(sums)
         for callback in plain:
-            callback(call.end, None, metrics)
+            ends |= callback(call.end, None, metrics) is True
 
     with _interruption() as interrupted:
-        while done < steps and interrupted() is None:
-            ends = [steps, done + pace.length] + [done + timer.n - done % timer.n for timer, _ in timed]
-            count, begun = min(ends) - done, time.perf_counter()
+        while done < steps and not ends and interrupted() is None:
+            cuts = [steps, done + pace.length] + [done + timer.n - done % timer.n for timer, _ in timed]
+            count, begun = min(cuts) - done, time.perf_counter()
             state, sums = run(state, done, count)
             done += count
-            call, late = late, _Call(done, count, sums, begun)
+            call, late = late, _Call(done, count, sums, begun, jax.tree.map(jnp.copy, state.guard))
             if call is not None:
                 report(call)
             due = [(timer, totals) for timer, totals in timed if is_due(timer)]
@@ -116,8 +129,7 @@ def fit(
                 report(late)
                 late = None
             for timer, totals in due:
-                timer.callback(done, state, totals.means())
-                totals.clear()
+                run_timed(timer, totals)
         if interrupted() is not None:
             _LOGGER.warning("stopping after this call")
         if late is not None:
@@ -125,8 +137,12 @@ def fit(
         if (stop := interrupted()) is not None:
             for timer, totals in timed:
                 if timer.on_interrupt and done > begun_at and not is_due(timer):
-                    timer.callback(done, state, totals.means())
+                    run_timed(timer, totals)
             raise stop
+        if ends:
+            for timer, totals in timed:
+                if timer.at_end and not is_due(timer):
+                    run_timed(timer, totals)
     return state, metrics
 
 
@@ -184,12 +200,13 @@ class _Every:
 
 @dataclasses.dataclass
 class _Call:
-    """Steps under way on the device: where they end, their sums, and when they were handed over."""
+    """Steps under way on the device: where they end, their sums, when they were handed over, and the guard after."""
 
     end: int
     count: int
     sums: Sums
     begun: float
+    guard: GuardState | None
 
 
 class _Pace:
@@ -214,21 +231,44 @@ class _Totals:
     """Sums on the host in float64, so that no count is too large."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, tuple[float, float]] = {}
+        self._sums: dict[str, tuple[Any, Any]] = {}
+        self._counts: set[str] = set()
 
     def add(self, sums: Sums) -> "_Totals":
+        self._counts |= {name for name, mean in sums.items() if isinstance(mean, Count)}
         for name, mean in sums.items():
-            total, weight = self._sums.get(name, (0.0, 0.0))
-            self._sums[name] = total + float(mean.total), weight + float(mean.weight)
+            total, weight = self._sums.get(name, (0, 0))
+            self._sums[name] = total + np.asarray(mean.total, np.float64), weight + np.asarray(mean.weight, np.float64)
         return self
 
-    def means(self) -> dict[str, float]:
+    def means(self) -> dict[str, Any]:
         # The loss first: what comes out of a program is sorted by name.
         sums = sorted(self._sums.items(), key=lambda item: item[0] != "loss")
-        return {name: total / weight if weight else float("nan") for name, (total, weight) in sums}
+        return {name: self._value(name, *pair) for name, pair in sums}
+
+    def _value(self, name: str, total: Any, weight: Any) -> Any:
+        value = total
+        if name not in self._counts:
+            value = np.divide(total, weight, out=np.full_like(total, np.nan), where=weight != 0)
+        # A sweep has an array, a number for each member.
+        return float(value) if value.ndim == 0 else value
 
     def clear(self) -> None:
         self._sums.clear()
+
+
+def _diverged(state: State, guard: GuardState, data: Any) -> DivergedError:
+    # In a sweep each member has its own: the first that stopped is told of.
+    since, in_row = int(np.min(guard.since)), int(np.max(guard.in_row))
+    where = f"batch {since} of the data"
+    if is_resident(data):
+        epoch, i = divmod(since, data.steps_per_epoch)
+        where = f"batch {i} of epoch {epoch}"
+    message = (
+        f"fit: the loss or its gradient was not finite, or leapt, in {in_row} steps in a row after step {since}; the "
+        f"first took {where}, counted from 0. The parameters are those after step {since}"
+    )
+    return DivergedError(message, since, state)
 
 
 @contextmanager

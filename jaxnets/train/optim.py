@@ -2,7 +2,8 @@
 
 import functools
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +11,9 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 from optax.contrib import MuonDimensionNumbers
+
+from jaxnets.train.paths import flatten
+from jaxnets.train.paths import name as path_name
 
 
 def optimizer(
@@ -22,6 +26,8 @@ def optimizer(
     weight_decay: Any = 0.0,
     momentum: Any = 0.9,
     clip: Any = None,
+    frozen: Sequence[str] = (),
+    rates: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> optax.GradientTransformation:
     """Makes an optimizer from its name; learning_rate, weight_decay, momentum and clip may be traced values.
@@ -39,7 +45,9 @@ def optimizer(
       warmup: Steps over which the rate rises to its full value.
       weight_decay: 0 for none.
       momentum: For momentum and nesterov alone.
-      clip: Largest global norm of the gradient; None for no limit.
+      clip: Largest global norm of the gradient, the frozen parameters left out; None for no limit.
+      frozen: As for `by_path`.
+      rates: As for `by_path`.
       **options: Handed to the Optax rule, such as `b2=0.99` for adam.
 
     Raises:
@@ -63,7 +71,48 @@ def optimizer(
     decay = [] if none else [optax.add_decayed_weights(weight_decay, mask=decay_mask)]
     before, after = ([], decay) if name in ("adamw", "lion", "muon") else (decay, [])
     scale = optax.scale_by_learning_rate(lambda count: learning_rate * factor(count))
-    return optax.chain(*limit, *before, _RULES[name](**options), *after, scale)
+    whole = optax.chain(*limit, *before, _RULES[name](**options), *after, scale)
+    return by_path(whole, frozen=frozen, rates=rates)
+
+
+def by_path(
+    optimizer: optax.GradientTransformation, *, frozen: Sequence[str] = (), rates: Mapping[str, Any] | None = None
+) -> optax.GradientTransformation:
+    """Freezes parameters or gives them rates of their own, by their path, as for learning on from another task.
+
+    A frozen parameter keeps its bits, decay or not, and the optimizer remembers nothing of it; statistics of a batch
+    norm, which are no parameters, go on. All that an optimizer does to the others is scaled by their rate.
+
+    Args:
+      optimizer: Any of Optax.
+      frozen: Regular expressions that are looked for in paths such as `Conv_0/kernel`.
+      rates: Factors by regular expression; the first that is found counts, and 1 where none is.
+
+    Returns:
+      An Optax transformation, whose `init` and `update` raise ValueError for an expression that is found nowhere.
+
+    >>> tx = by_path(optax.adam(1e-3), frozen=["^Conv_"], rates={"^Dense_1/": 10.0})
+    """
+    factors = dict(rates or {})
+    if not frozen and not factors:
+        return optimizer
+
+    def is_frozen(params: Any) -> Any:
+        paths = list(flatten(params))
+        for pattern in (*frozen, *factors):
+            if not any(re.search(pattern, path) for path in paths):
+                raise ValueError(f"by_path: {pattern!r} is found in no parameter, there are {', '.join(paths)}")
+        return jax.tree.map_with_path(lambda path, _: _first(frozen, path) is not None, params)
+
+    def scaled(updates: Any, params: Any) -> Any:
+        def leaf(path: Any, update: Any) -> Any:
+            pattern = _first(factors, path)
+            return update if pattern is None else update * factors[pattern]
+
+        return jax.tree.map_with_path(leaf, updates)
+
+    trained = optax.chain(optimizer, optax.stateless(scaled)) if factors else optimizer
+    return optax.partition({False: trained, True: optax.set_to_zero()}, is_frozen)
 
 
 def make_schedule(name: str, steps: int | None = None, warmup: int = 0) -> Callable[[Any], Any]:
@@ -157,6 +206,11 @@ def _unit_rms(update: Any) -> Any:
         gram = matmul(polynomial, matmul(gram, polynomial))
     x = math.sqrt(len(x)) * matmul(x, product)
     return (x if tall else x.T).reshape(update.shape)
+
+
+def _first(patterns: Iterable[str], path: Any) -> str | None:
+    """The first of the patterns that is found in a path."""
+    return next((pattern for pattern in patterns if re.search(pattern, path_name(path))), None)
 
 
 def _is_kernel(path: Any) -> bool:

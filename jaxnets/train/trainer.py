@@ -108,7 +108,7 @@ def train(
             except KeyboardInterrupt as stop:
                 raise type(stop)(f"interrupted; go on with: train --resume --run {folder}") from None
 
-    save_weights(run / "weights.safetensors", state.variables)
+    save_weights(run / "weights.safetensors", state.averages)
     result = {
         "test": evaluate(state, test),
         "validation": evaluate(state, validation),

@@ -71,6 +71,22 @@ def load_weights(path: str | os.PathLike[str], template: Any = None) -> Any:
     return jax.tree.unflatten(jax.tree.structure(template), [jnp.array(arrays[name]) for name in wanted])
 
 
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The text in the head of a safetensors file.
+
+    Raises:
+      ValueError: If the file is damaged.
+      OSError: If the file cannot be read.
+    """
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"read_metadata: {path} is not a whole safetensors file ({error})") from error
+
+
 def _array(path: Any, name: str, entry: Mapping[str, Any]) -> np.ndarray:
     if entry["dtype"] not in _DTYPES:
         raise ValueError(f"load_weights: {path} holds {name} as {entry['dtype']}, choose from {', '.join(_DTYPES)}")

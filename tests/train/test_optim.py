@@ -196,3 +196,31 @@ def test_wrong_names_are_listed():
         train.make_schedule("linear", 5, 5)
     with pytest.raises(ValueError, match="warmup must be at least 0, got -1"):
         train.make_schedule("constant", 5, -1)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_frozen_parameters_keep_their_bits_and_others_have_rates_of_their_own(name):
+    gradient = jax.tree.map(jnp.ones_like, PARAMS)
+    options = {"weight_decay": 0.1, "clip": 1.0}
+    by_path = {"frozen": ("^Conv_0", "embedding"), "rates": {"^LSTM_0/": 0.1, "kernel$": 2.0}}
+    optimizer = train.optimizer(name, 0.01, **options, **by_path)
+    got = updated(optimizer, PARAMS, gradient, 3)
+    chex.assert_trees_all_equal((got["Conv_0"], got["Embed_0"]), (PARAMS["Conv_0"], PARAMS["Embed_0"]))
+    state = optimizer.init(PARAMS)
+    assert not any("Conv_0" in path for path in train.paths.flatten(state))
+
+    # Against the same rule on what is left, which makes the clipping the same too.
+    rest = {layer: leaves for layer, leaves in PARAMS.items() if layer not in ("Conv_0", "Embed_0")}
+    plain = train.optimizer(name, 0.01, **options)
+    once = updated(plain, rest, {layer: gradient[layer] for layer in rest})
+    first = updated(optimizer, PARAMS, gradient)
+    factors = {"LSTM_0/kernel": 0.1, "LSTM_0/bias": 0.1, "Dense_0/kernel": 2.0, "Dense_0/bias": 1.0}
+    for path, factor in factors.items():
+        layer, leaf = path.split("/")
+        moved, wanted = first[layer][leaf] - 0.5, factor * (once[layer][leaf] - 0.5)
+        np.testing.assert_allclose(moved, wanted, rtol=1e-4, atol=1e-7)
+
+
+def test_an_expression_found_nowhere_is_named():
+    with pytest.raises(ValueError, match=r"by_path: 'Cnov' is found in no parameter, there are Conv_0/"):
+        train.by_path(optax.sgd(0.1), frozen=["Cnov"]).init(PARAMS)

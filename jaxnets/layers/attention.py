@@ -10,10 +10,9 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxnets import ops
 from jaxnets.layers.position import BiasPosition, RotatingPosition
 from jaxnets.layers.recurrent import Initializer, label
-from jaxnets.ops._attention_weights import Operands, Plan
 from jaxnets.ops._recurrent_call import check_time, check_x
 from jaxnets.ops.attention import Implementation
-from jaxnets.ops.kv_cache import KVCache, cached_attention, empty_cache, step_positions
+from jaxnets.ops.kv_cache import KVCache, check_cache
 from jaxnets.typing import Precision
 
 
@@ -90,27 +89,32 @@ class SelfAttention(nn.Module):
             return y.reshape(*y.shape[:2], count, head_dim)
 
         q, k, v = heads("query", self.num_heads), heads("key", kv_heads), heads("value", kv_heads)
-        key = self.make_rng("dropout") if train and self.dropout else None
-        plan = Plan(
-            scale=head_dim**-0.5,
-            causal=self.causal,
-            window=self.window,
-            offset=0,
-            soft_cap=self.soft_cap,
-            dropout=self.dropout if train else 0.0,
-            precision=self.precision,
-            implementation=self.implementation,
-        )
-        positions = step_positions(x.shape[0], x.shape[1], carry, lengths, starts)
+        positions = ops.step_positions(x.shape[0], x.shape[1], carry, lengths=lengths, starts=starts)
         if isinstance(self.position, RotatingPosition):
             q, k = (self.position.rotate(part, positions.relative) for part in (q, k))
+        options: dict[str, Any] = {
+            "soft_cap": self.soft_cap,
+            "dropout": self.dropout if train else 0.0,
+            "key": self.make_rng("dropout") if train and self.dropout else None,
+            "precision": self.precision,
+            "implementation": self.implementation,
+        }
         after: Any = ()
         if self.causal:
-            y, after = cached_attention(
-                plan, Operands(q, k, v), positions, carry, lengths=lengths, starts=starts, bias=self._bias(), key=key
+            y, after = ops.cached_attention(
+                q, k, v, carry, window=self.window, lengths=lengths, starts=starts, bias=self._bias(), **options
             )
         else:
-            y = self._to_all(plan, q, k, v, lengths, starts, key)
+            bias, steps = self._bias(), jnp.arange(x.shape[1], dtype=jnp.int32)[None, :]
+            y = ops.dot_product_attention(
+                q,
+                k,
+                v,
+                lengths=lengths,
+                segment_ids=None if starts is None else jnp.cumsum(starts, axis=1, dtype=jnp.int32),
+                bias=None if bias is None else bias(steps, steps),
+                **options,
+            )
         y = self._dense(self.features or x.shape[-1], x.dtype, "out")(
             y.reshape(*y.shape[:2], self.num_heads * head_dim)
         )
@@ -123,27 +127,7 @@ class SelfAttention(nn.Module):
         head_dim, kv_heads = head_sizes(self, spec)
         capacity = spec.shape[1] if self.window is None else self.window
         dtype = spec.dtype if self.dtype is None else self.dtype
-        return empty_cache(spec.shape[0], kv_heads, capacity, head_dim, head_dim, dtype)
-
-    def _to_all(
-        self, plan: Plan, q: Array, k: Array, v: Array, lengths: Array | None, starts: Array | None, key: Any
-    ) -> Array:
-        """Attention of each step to all of its sequence, before and after it."""
-        positions = jnp.arange(q.shape[1], dtype=jnp.int32)[None, :]
-        bias = self._bias()
-        return ops.dot_product_attention(
-            q,
-            k,
-            v,
-            lengths=lengths,
-            segment_ids=None if starts is None else jnp.cumsum(starts, axis=1, dtype=jnp.int32),
-            bias=None if bias is None else bias(positions, positions),
-            soft_cap=plan.soft_cap,
-            dropout=plan.dropout,
-            key=key,
-            precision=plan.precision,
-            implementation=self.implementation,
-        )
+        return ops.empty_cache(spec.shape[0], kv_heads, capacity, head_dim, dtype=dtype)
 
     def _bias(self) -> Any:
         """Makes the bias of positions, if there is one."""
@@ -179,22 +163,9 @@ class SelfAttention(nn.Module):
                     "on from a carry"
                 )
         elif carry is not None:
-            self._check_cache(name, x, carry, (kv_heads, head_dim))
+            new = *x.shape[:2], kv_heads, head_dim
+            check_cache(name, "carry", carry, new, new, self.window)
         return head_dim, kv_heads
-
-    def _check_cache(self, name: str, x: Array, carry: Any, sizes: tuple[int, int]) -> None:
-        if not isinstance(carry, KVCache):
-            raise TypeError(f"{name}: carry wants a KVCache but is {type(carry).__name__}")
-        batch, heads, capacity, width = carry.k.shape
-        if (batch, heads, width) != (x.shape[0], *sizes) or carry.v.shape != carry.k.shape:
-            raise ValueError(
-                f"{name}: carry has keys {carry.k.shape} and values {carry.v.shape} but wants "
-                f"{(x.shape[0], sizes[0], 'capacity', sizes[1])}"
-            )
-        if self.window is None and isinstance(x.shape[1], int) and x.shape[1] > capacity:
-            raise ValueError(f"{name}: x has {x.shape[1]} steps but the cache has room for {capacity} in all")
-        if self.window is not None and capacity < self.window:
-            raise ValueError(f"{name}: the cache has room for {capacity} steps but window={self.window} wants as many")
 
 
 def head_sizes(layer: Any, x: Any) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxnets import ops
 from jaxnets.layers.recurrent import Initializer, label
 from jaxnets.ops._recurrent_call import check_time, check_x
-from jaxnets.ops.kv_cache import Positions, advanced, step_positions
+from jaxnets.ops.kv_cache import Positions
 from jaxnets.ops.position import RotaryScaling
 
 
@@ -173,6 +173,6 @@ def _positions(layer: nn.Module, x: Array, lengths: Any, starts: Any, carry: Any
         raise TypeError(f"{name}: carry wants a PositionCarry but is {type(carry).__name__}")
     none = jnp.zeros(x.shape[0], jnp.int32)
     carry = PositionCarry(none, none) if carry is None else carry
-    positions = step_positions(x.shape[0], x.shape[1], carry, lengths, starts)
+    positions = ops.step_positions(x.shape[0], x.shape[1], carry, lengths=lengths, starts=starts)
     taken = jnp.ones(x.shape[:2], bool) if lengths is None else ops.time_mask(lengths, x.shape[1])
-    return positions, PositionCarry(*advanced(carry, positions, taken))
+    return positions, PositionCarry(*positions.after(carry, taken))

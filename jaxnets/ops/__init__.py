@@ -12,7 +12,7 @@ from jaxnets.ops.alignment import (
 from jaxnets.ops.attention import dot_product_attention
 from jaxnets.ops.conv_lstm import conv_lstm
 from jaxnets.ops.convolution import conv, conv_transpose
-from jaxnets.ops.kv_cache import KVCache
+from jaxnets.ops.kv_cache import KVCache, Positions, cached_attention, empty_cache, step_positions
 from jaxnets.ops.linear_attention import LinearAttentionCarry, elu_plus_one, linear_attention
 from jaxnets.ops.linear_recurrence import linear_recurrence
 from jaxnets.ops.linear_units import LRUCarry, RGLRUCarry, lru, lru_step, rg_lru, rg_lru_step
@@ -68,6 +68,7 @@ __all__ = [
     "MinGRUCarry",
     "MinLSTMCarry",
     "Newton",
+    "Positions",
     "RGLRUCarry",
     "RNNCarry",
     "RotaryLinear",
@@ -82,12 +83,14 @@ __all__ = [
     "alibi_slopes",
     "avg_pool",
     "binary_cross_entropy",
+    "cached_attention",
     "conv",
     "conv_lstm",
     "conv_transpose",
     "cross_entropy",
     "dot_product_attention",
     "elu_plus_one",
+    "empty_cache",
     "explain",
     "focal",
     "gaussian_nll",
@@ -123,6 +126,7 @@ __all__ = [
     "sinusoidal",
     "squared_error",
     "starts_from_segment_ids",
+    "step_positions",
     "time_mask",
     "zero_padding",
 ]

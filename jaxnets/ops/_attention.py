@@ -46,7 +46,7 @@ def _attend_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
 
 
 def _run(plan: Plan, map: Map, arrays: Any, like: Any) -> Any:
-    cpu, elsewhere = choose(plan, arrays[0], "cpu")[0], choose(plan, arrays[0], "other")[0]
+    cpu, elsewhere = _choice(plan, arrays[0], "cpu"), _choice(plan, arrays[0], "other")
     runs = {"chunked": in_strips, "xla": at_once}
 
     def run(name: str, arrays: Any) -> Any:
@@ -58,18 +58,14 @@ def _run(plan: Plan, map: Map, arrays: Any, like: Any) -> Any:
     return lax.platform_dependent(arrays, cpu=functools.partial(run, cpu), default=functools.partial(run, elsewhere))
 
 
-def choose(plan: Plan, x: Operands, platform: str) -> tuple[str, str]:
-    """The implementation taken on a platform, and why."""
+def _choice(plan: Plan, x: Operands, platform: str) -> str:
+    """The implementation taken on a platform."""
     batch, time, heads, _ = x.q.shape
     keys = x.k.shape[1]
     if not all(isinstance(size, int) for size in (batch, time, heads, keys)):
-        return "xla", "the sizes are not known"
+        return "xla"  # strips want sizes that are known
     if plan.implementation != "auto":
-        return plan.implementation, "asked for"
+        return plan.implementation
     if platform == "cpu":
-        if time < _FEWEST_QUERIES:
-            return "xla", "there are few queries"
-        return "chunked", "strips of weights stay in cache"
-    if batch * heads * time * keys * 4 > _LARGEST_WEIGHTS:
-        return "chunked", "the weights would take more than a GiB"
-    return "xla", "the weights fit memory, and a device wants large products"
+        return "xla" if time < _FEWEST_QUERIES else "chunked"
+    return "chunked" if batch * heads * time * keys * 4 > _LARGEST_WEIGHTS else "xla"

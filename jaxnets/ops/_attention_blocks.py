@@ -16,15 +16,15 @@ from jaxnets.ops import _attention_weights as weights
 from jaxnets.ops._attention_layout import (
     CONTEXT,
     OPERANDS,
-    Heads,
+    Head,
     blank,
     heads_first,
     heads_last,
-    put_heads,
+    put_head,
     put_keys,
     put_rows,
     summed_to,
-    take_heads,
+    take_head,
     take_keys,
     take_rows,
 )
@@ -67,11 +67,11 @@ def in_strips(plan: Plan, map: Map, arrays: Any, like: Any) -> Any:
     together = max(number for number in range(1, _HEADS + 1) if heads % number == 0)
     turns = heads // together
 
-    def of_head(own: Heads) -> Any:
-        local = _laid_out(map, _each(lambda kind, x: take_heads(kind, x, own), map.takes, arrays), group)
+    def of_head(own: Head) -> Any:
+        local = _laid_out(map, _each(lambda kind, x: take_head(kind, x, own), map.takes, arrays), group)
 
         def empty(kind: Any, like: Any) -> Any:
-            part = heads_first(kind, take_heads(kind, _zeros(like), own), group)
+            part = heads_first(kind, take_head(kind, _zeros(like), own), group)
             return part if kind == "queries" else part.astype(accumulation_dtype(part.dtype))
 
         part = _each(empty, map.gives, like)
@@ -81,9 +81,9 @@ def in_strips(plan: Plan, map: Map, arrays: Any, like: Any) -> Any:
 
     def turn(i: Any, results: Any) -> Any:
         for j in range(together):
-            own = Heads(i // turns, i % turns * together + j, 1, group)
+            own = Head(i // turns, i % turns * together + j, group)
             part = _each(lambda kind, part: heads_last(kind, part), map.gives, of_head(own))
-            results = _each(lambda kind, x, part: put_heads(kind, x, part, own), map.gives, results, part)  # noqa: B023
+            results = _each(lambda kind, x, part: put_head(kind, x, part, own), map.gives, results, part)  # noqa: B023
         return results
 
     return lax.fori_loop(0, batch * turns, turn, jax.tree.map(_zeros, like))

@@ -19,12 +19,11 @@ CONTEXT = Context(Steps(*4 * ["query steps"]), Steps(*4 * ["key steps"]), "weigh
 """The kinds of arrays, in trees like those that hold them."""
 
 
-class Heads(NamedTuple):
-    """`number` heads of k from `first` on, each with `group` of q, in a row of the batch."""
+class Head(NamedTuple):
+    """A head of k, with `group` of q, in a row of the batch."""
 
     row: Any
-    first: Any
-    number: int
+    number: Any
     group: int
 
 
@@ -70,33 +69,33 @@ def blank(kind: Kind, x: Array, context: Context) -> Array:
     return jnp.where(valid[..., None], x, jnp.zeros((), x.dtype))
 
 
-# ---- heads of a row, before they are laid out
+# ---- a head of a row, before it is laid out
 
 
-def take_heads(kind: Kind, x: Array, heads: Heads) -> Array:
-    """The part of an array that belongs to some heads of a row."""
+def take_head(kind: Kind, x: Array, head: Head) -> Array:
+    """The part of an array that belongs to a head of a row."""
     if kind == "noise":
-        return jax.random.fold_in(x, heads.row * 65537 + heads.first)
-    start, shape = _place(kind, x, heads)
+        return jax.random.fold_in(jax.random.fold_in(x, head.row), head.number)
+    start, shape = _place(kind, x, head)
     return lax.dynamic_slice(x, start, shape)
 
 
-def put_heads(kind: Kind, x: Array, part: Array, heads: Heads) -> Array:
+def put_head(kind: Kind, x: Array, part: Array, head: Head) -> Array:
     """The array with that part in its place; of weights, which several parts may share, the sum."""
-    start, shape = _place(kind, x, heads)
+    start, shape = _place(kind, x, head)
     if kind == "weights":
         part = part + lax.dynamic_slice(x, start, shape).astype(part.dtype)
     return lax.dynamic_update_slice(x, part.astype(x.dtype), start)
 
 
-def _place(kind: Kind, x: Array, heads: Heads) -> tuple[list[Any], list[int]]:
+def _place(kind: Kind, x: Array, head: Head) -> tuple[list[Any], list[int]]:
     start, shape = [0] * x.ndim, list(x.shape)
     if x.shape[0] > 1:
-        start[0], shape[0] = heads.row, 1
+        start[0], shape[0] = head.row, 1
     axis = {"queries": 2, "keys": 2, "rows": 1, "weights": 1}.get(kind)
     if axis is not None and x.shape[axis] > 1:
-        each = 1 if kind == "keys" else heads.group
-        start[axis], shape[axis] = heads.first * each, heads.number * each
+        shape[axis] = 1 if kind == "keys" else head.group
+        start[axis] = head.number * shape[axis]
     return start, shape
 
 

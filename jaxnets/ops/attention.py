@@ -75,7 +75,9 @@ def dot_product_attention(
     >>> dot_product_attention(q, k, v, causal=True, lengths=jnp.array([2]))[0, :, 0, 0]
     Array([1., 1., 0.], dtype=float32)
     """
-    _check(q, k, v, mask, bias, window, soft_cap, dropout, key, implementation)
+    check_operands("dot_product_attention", q, k, v)
+    check_options("dot_product_attention", window, soft_cap, dropout, key, implementation)
+    _check_pairs((q.shape[0], q.shape[2], q.shape[1], k.shape[1]), mask, bias)
     same = k.shape[1] == q.shape[1]
     if not same and lengths is not None and key_lengths is None:
         raise ValueError(
@@ -117,20 +119,8 @@ def _valid(lengths: Array | None, x: Array) -> Array | None:
     return None if lengths is None else time_mask(lengths, x.shape[1])
 
 
-def _check(
-    q: Array,
-    k: Array,
-    v: Array,
-    mask: Array | None,
-    bias: Array | None,
-    window: int | None,
-    soft_cap: float | None,
-    dropout: float,
-    key: Any,
-    implementation: str,
-) -> None:
-    """Raises if the arguments do not fit."""
-    op = "dot_product_attention"
+def check_operands(op: str, q: Array, k: Array, v: Array) -> None:
+    """Raises unless q, k and v fit each other."""
     for name, x in {"q": q, "k": k, "v": v}.items():
         if x.ndim != 4:
             raise ValueError(f"{op}: {name} wants 4 axes [B, T, N, H] but has shape {x.shape}")
@@ -142,12 +132,12 @@ def _check(
         )
     if q.shape[2] % k.shape[2]:
         raise ValueError(f"{op}: q has {q.shape[2]} heads but wants a multiple of the {k.shape[2]} heads of k")
-    full = q.shape[0], q.shape[2], q.shape[1], k.shape[1]
-    for name, given in {"mask": mask, "bias": bias}.items():
-        if given is not None and (
-            given.ndim != 4 or any(own not in (1, size) for own, size in zip(given.shape, full, strict=True))
-        ):
-            raise ValueError(f"{op}: {name} has shape {given.shape} but wants {full}, where each size may be 1")
+
+
+def check_options(
+    op: str, window: int | None, soft_cap: float | None, dropout: float, key: Any, implementation: str
+) -> None:
+    """Raises unless these make sense."""
     if window is not None and window < 1:
         raise ValueError(f"{op}: window wants at least 1 step but is {window}")
     if soft_cap is not None and not soft_cap > 0:
@@ -158,3 +148,14 @@ def _check(
         raise ValueError(f"{op}: dropout={dropout} wants a key to draw from")
     if implementation not in get_args(Implementation):
         raise ValueError(f"{op}: implementation is {implementation!r} but wants one of {get_args(Implementation)}")
+
+
+def _check_pairs(full: tuple[Any, ...], mask: Array | None, bias: Array | None) -> None:
+    """Raises unless what there is for pairs of queries and keys has that shape, or 1 for a size."""
+    for name, given in {"mask": mask, "bias": bias}.items():
+        if given is not None and (
+            given.ndim != 4 or any(own not in (1, size) for own, size in zip(given.shape, full, strict=True))
+        ):
+            raise ValueError(
+                f"dot_product_attention: {name} has shape {given.shape} but wants {full}, where each size may be 1"
+            )

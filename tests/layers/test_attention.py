@@ -195,7 +195,7 @@ def test_a_cache_too_small_is_refused():
     layer = SelfAttention(2)
     variables, x = made(layer)
     carry = initial_carry(layer, variables, jax.ShapeDtypeStruct((2, 6, 8), x.dtype))
-    with pytest.raises(ValueError, match="x has 9 steps but the cache has room for 6"):
+    with pytest.raises(ValueError, match="9 new steps but the cache has room for 6"):
         layer.apply(variables, x, carry=carry)
     windowed = SelfAttention(2, window=7)
     with pytest.raises(ValueError, match="room for 6 steps but window=7"):

@@ -13,6 +13,8 @@ from jaxnets.train.run import Run, check_config, new_run, newest_run, read_confi
 from jaxnets.train.selection import Best
 from jaxnets.train.state import State, create
 from jaxnets.train.step import carried, make_eval_step, make_step, predict
+from jaxnets.train.summary import Layer, Summary, summary
+from jaxnets.train.sweep import grid, make_sweep, member, sweep, sweep_table, swept
 from jaxnets.train.weights import load_weights, save_weights
 
 __all__ = [
@@ -26,10 +28,12 @@ __all__ = [
     "Guard",
     "GuardState",
     "JsonLines",
+    "Layer",
     "LossScale",
     "Precision",
     "Run",
     "State",
+    "Summary",
     "Terminated",
     "accuracy",
     "by_path",
@@ -41,10 +45,13 @@ __all__ = [
     "evaluate",
     "every",
     "fit",
+    "grid",
     "load_weights",
     "make_eval_step",
     "make_schedule",
     "make_step",
+    "make_sweep",
+    "member",
     "new_run",
     "newest_run",
     "optimizer",
@@ -55,6 +62,10 @@ __all__ = [
     "read_json_lines",
     "runs_scanned",
     "save_weights",
+    "summary",
+    "sweep",
+    "sweep_table",
+    "swept",
     "to_json",
     "top_k_accuracy",
 ]

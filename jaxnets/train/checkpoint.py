@@ -97,7 +97,7 @@ class Checkpoints:
         manager.save(step, args=ocp.args.Composite(**items), force=True)
         self._saved = self._unsealed = step
 
-    def __call__(self, step: int, state: State | None, metrics: Mapping[str, float]) -> None:
+    def __call__(self, step: int, state: State | None, metrics: Mapping[str, Any]) -> None:
         """Saves, as a callback of `every`."""
         if state is None:
             raise TypeError("Checkpoints: needs the state, so wrap it: every(100, checkpoints)")

@@ -39,8 +39,9 @@ def product_flops(eqn: Any) -> int:
         (contracted, _), _ = eqn.params["dimension_numbers"]
         left = eqn.invars[0].aval.shape
         return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
-    if eqn.primitive.name == "conv_general_dilated":
-        kernel, axes = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"].rhs_spec
+    if eqn.primitive.name in ("conv_general_dilated", "jaxnets_conv"):
+        kernel, numbers = eqn.invars[1].aval.shape, eqn.params.get("dimension_numbers")
+        features = kernel[-1 if numbers is None else numbers.rhs_spec[0]]
         # Each output looks at the kernel of one feature; its inputs are those of one group already.
-        return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // kernel[axes[0]]
+        return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // features
     return 0

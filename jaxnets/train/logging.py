@@ -135,7 +135,7 @@ class _Meter:
         self._shown = -math.inf
 
     def callback(self, show: Callable[[int, str], Any]) -> Callback:
-        def told(step: int, state: Any, metrics: Mapping[str, float]) -> None:
+        def told(step: int, state: Any, metrics: Mapping[str, Any]) -> None:
             now = time.monotonic()
             # Counted from the first call's end, which leaves the compilation out.
             self._first = self._first or (step, now)

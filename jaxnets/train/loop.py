@@ -27,7 +27,7 @@ from jaxnets.train.state import State
 from jaxnets.train.step import EvalStep, Step
 from jaxnets.typing import Batch, Count
 
-Callback = Callable[[int, State | None, dict[str, float]], object]
+Callback = Callable[[int, State | None, dict[str, Any]], object]
 """`callback(step, state, metrics)`; one that returns True ends the training."""
 
 _LOGGER = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     seconds_per_call: float = 0.5,
     scan: bool | None = None,
-) -> tuple[State, dict[str, float]]:
+) -> tuple[State, dict[str, Any]]:
     """Trains until `state.step` is `steps`; a state that has steps behind it goes on from there.
 
     Over device-resident data a call is one compiled program of many steps, as many as fit in `seconds_per_call`, cut
@@ -91,7 +91,7 @@ def fit(
     pace = _Pace(seconds_per_call)
     timed = [(callback, _Totals()) for callback in callbacks if isinstance(callback, _Every)]
     plain = [callback for callback in callbacks if not isinstance(callback, _Every)]
-    metrics: dict[str, float] = {}
+    metrics: dict[str, Any] = {}
     late: _Call | None = None
     ends = False
 
@@ -166,7 +166,7 @@ def every(n: int, callback: Callback, *, on_interrupt: bool | None = None, at_en
     return _Every(n, callback, on_interrupt, at_end)
 
 
-def evaluate(eval_step: EvalStep, state: State, data: Iterable[Batch]) -> dict[str, float]:
+def evaluate(eval_step: EvalStep, state: State, data: Iterable[Batch]) -> dict[str, Any]:
     """The means over all of the data, exact whatever the sizes of the batches.
 
     Args:
@@ -194,7 +194,7 @@ class _Every:
     on_interrupt: bool
     at_end: bool
 
-    def __call__(self, step: int, state: State | None, metrics: dict[str, float]) -> None:
+    def __call__(self, step: int, state: State | None, metrics: dict[str, Any]) -> None:
         self.callback(step, state, metrics)
 
 

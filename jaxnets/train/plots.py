@@ -53,6 +53,48 @@ def curves(
     _write(figure, path, title)
 
 
+def sweep(
+    hyper: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    *,
+    metric: str = "loss",
+    title: str = "",
+) -> None:
+    """Draws a metric of a sweep: each member over the steps, and the last of each over every hyperparameter.
+
+    Args:
+      hyper: Values [M] by name; those that are the same for all have no panel.
+      metrics: As `sweep` returns them.
+      path: The PNG to write.
+      metric: Which one.
+      title: What stands above.
+
+    Raises:
+      ImportError: If Matplotlib is not installed.
+    """
+    steps, values = metrics["step"], np.asarray(metrics[metric])
+    varied = {name: np.asarray(column) for name, column in hyper.items() if len(set(np.asarray(column).tolist())) > 1}
+    figure = _figure(4.2 * (1 + len(varied)), 3.6)
+    first, *others = figure.subplots(1, 1 + len(varied), squeeze=False)[0]
+    for i, colour in enumerate(_cycled(_COLOURS, values.shape[1])):
+        first.plot(steps, values[:, i], color=colour, linewidth=1.2, label=str(i))
+    first.set_xlabel("step")
+    first.set_ylabel(metric)
+    if values.shape[1] <= 8:
+        first.legend(frameon=False, title="member")
+    for axes, (name, column) in zip(others, varied.items(), strict=True):
+        axes.plot(column, values[-1], "o", color=_COLOURS[0], markersize=4)
+        # Values that are tried are mostly spread by factors.
+        if column.min() > 0 and column.max() > 20 * column.min():
+            axes.set_xscale("log")
+        axes.set_xlabel(name)
+    for axes in (first, *others):
+        axes.grid(color=_PALE, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    _write(figure, path, title)
+
+
 def confusion(matrix: Int[np.ndarray, "k k"], classes: Sequence[str], path: str | os.PathLike[str]) -> None:
     """Draws a confusion matrix: labels down, predictions across, shaded by the part of the label's rows.
 

@@ -64,7 +64,7 @@ class Best:
                 )
             self.step, self.value = int(kept["step"]), float(kept["value"])
 
-    def __call__(self, step: int, state: State | None, metrics: Mapping[str, float]) -> bool:
+    def __call__(self, step: int, state: State | None, metrics: Mapping[str, Any]) -> bool:
         """Keeps the weights that evaluation takes, where they are the best, and tells `fit` whether to end.
 
         Raises:

@@ -1,7 +1,7 @@
 """The cases by name; a new one is a file here, a line below and a function in each peer's module."""
 
 from benchmarks.case import Case
-from benchmarks.cases import attention, cnn, convolution, newton, recurrent, resnet
+from benchmarks.cases import attention, cnn, convolution, newton, recurrent, resnet, transformer
 
 CASES: dict[str, Case] = {
     case.name: case
@@ -15,5 +15,7 @@ CASES: dict[str, Case] = {
         newton.CASE,
         attention.ATTENTION,
         attention.DECODE,
+        attention.PREFILL,
+        transformer.CASE,
     )
 }

@@ -1,4 +1,4 @@
-"""Causal attention of heads that are there already, and a layer of it that takes one token more."""
+"""Causal attention of heads that are there already, and a layer of it that takes a prompt, and one token more."""
 
 from collections.abc import Mapping
 
@@ -32,7 +32,7 @@ ATTENTION = Case(
     name="attention",
     summary="causal dot-product attention from [B, T, N, H] (PyTorch: [B, N, T, H]), and its gradient",
     shapes=SHAPES,
-    peers=("torch", "jax", "flax"),
+    peers=("torch", "jax", "flax", "nnx", "keras"),
     agreement={"y": 1e-5, "loss": 1e-5, "q": 1e-4, "k": 1e-4, "v": 1e-4},
     batch=_nothing,
     targets=(
@@ -51,8 +51,8 @@ ATTENTION = Case(
 )
 
 
-def _token(parameters: Mapping[str, int]) -> Arrays:
-    """Noise `x` [batch, time, heads * width]: all but the last token are in the cache already."""
+def _tokens(parameters: Mapping[str, int]) -> Arrays:
+    """Noise `x` [batch, time, heads * width]."""
     shape = parameters["batch"], parameters["time"], parameters["heads"] * parameters["width"]
     return {"x": np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
 
@@ -63,10 +63,21 @@ DECODE = Case(
     name="decode",
     summary="a layer of causal self-attention takes the last token, the others being in its cache",
     shapes=_DECODED,
-    peers=("torch", "flax", "nnx"),
+    peers=("torch", "jax", "flax", "nnx"),
     agreement={"y": 1e-5},
-    batch=_token,
+    batch=_tokens,
     targets=(Target("flax", 0.5, tuple(shape.name for shape in _DECODED), mode="forward"),),
     modes=("forward",),
     seconds=0.1,
+)
+
+PREFILL = Case(
+    name="prefill",
+    summary="a layer of causal self-attention takes a prompt into an empty cache, with room for just that",
+    shapes=_shapes(((1, 1024, 8, 64), (8, 256, 8, 64)), "jaxnets"),
+    peers=("torch", "jax", "flax", "nnx"),
+    agreement={"y": 1e-5, "k": 1e-5, "v": 1e-5},
+    batch=_tokens,
+    modes=("forward",),
+    seconds=0.4,
 )

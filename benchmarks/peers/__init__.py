@@ -85,7 +85,7 @@ PEERS: dict[str, Peer] = {
     "jax": Peer("jax.nn, jitted", "benchmarks.peers.jax_nn", ("jax", "jaxlib", "numpy")),
     "nnx": Peer("Flax NNX, split and jitted", "benchmarks.peers.nnx", ("flax", *_JAX)),
     "haiku": Peer("Haiku, jitted", "benchmarks.peers.haiku", ("haiku", "jax", "jaxlib", "numpy")),
-    "equinox": Peer("Equinox, jitted", "benchmarks.peers.equinox", ("equinox", "jax", "jaxlib", "numpy")),
+    "equinox": Peer("Equinox, jitted", "benchmarks.peers.equinox", ("equinox", *_JAX)),
     "torch": Peer("PyTorch, eager", "benchmarks.peers.torch", ("torch", "numpy")),
     "keras": Peer(
         "Keras 3 on JAX, train_on_batch or stateless_call",

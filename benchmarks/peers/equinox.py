@@ -1,4 +1,4 @@
-"""Equinox: a cell scanned over time, mapped over the batch, and jitted."""
+"""Equinox: a cell scanned over time, or a Transformer, mapped over the batch, and jitted."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 
 from benchmarks.case import Contender, Problem
-from benchmarks.peers.layer import CompiledLayer
+from benchmarks.peers.layer import CompiledLayer, blocks
 
 
 class _Tanh(eqx.Module):
@@ -24,6 +25,44 @@ class _Tanh(eqx.Module):
 
     def __call__(self, x: jax.Array, h: jax.Array) -> jax.Array:
         return jnp.tanh(self.input(x) + self.hidden(h))
+
+
+class _Block(eqx.Module):
+    norm_mixer: eqx.nn.LayerNorm
+    mixer: eqx.nn.MultiheadAttention
+    norm_mlp: eqx.nn.LayerNorm
+    up: eqx.nn.Linear
+    down: eqx.nn.Linear
+
+    def __init__(self, features: int, heads: int, key: jax.Array):
+        self.norm_mixer, self.norm_mlp = (eqx.nn.LayerNorm(features, eps=1e-6) for _ in range(2))
+        self.mixer = eqx.nn.MultiheadAttention(heads, features, key=key)
+        self.up = eqx.nn.Linear(features, 4 * features, use_bias=False, key=key)
+        self.down = eqx.nn.Linear(4 * features, features, use_bias=False, key=key)
+
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        y = jax.vmap(self.norm_mixer)(x)
+        x = x + self.mixer(y, y, y, mask=mask)
+        return x + jax.vmap(lambda x: self.down(jax.nn.gelu(self.up(self.norm_mlp(x)))))(x)
+
+
+class _Transformer(eqx.Module):
+    embedding: eqx.nn.Embedding
+    table: jax.Array
+    blocks: list[_Block]
+    norm: eqx.nn.LayerNorm
+
+    def __init__(self, key: jax.Array, vocabulary: int, time: int, features: int, heads: int, depth: int):
+        self.embedding = eqx.nn.Embedding(vocabulary, features, key=key)
+        self.table = jnp.zeros((time, features))
+        self.blocks = [_Block(features, heads, key) for _ in range(depth)]
+        self.norm = eqx.nn.LayerNorm(features, eps=1e-6)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        x, mask = jax.vmap(self.embedding)(tokens) + self.table, jnp.tril(jnp.ones((len(tokens), len(tokens)), bool))
+        for block in self.blocks:
+            x = block(x, mask)
+        return jax.vmap(self.norm)(x) @ self.embedding.weight.T
 
 
 _CELLS: Mapping[str, Any] = {"lstm": eqx.nn.LSTMCell, "gru": eqx.nn.GRUCell, "rnn": _Tanh}
@@ -54,3 +93,35 @@ def recurrent(problem: Problem) -> Contender:
 
     variant = "a tanh cell of our own" if problem.case == "rnn" else ""
     return CompiledLayer(problem, convert, jax.vmap(sequence, in_axes=(None, 0)), variant=variant)
+
+
+def transformer(problem: Problem) -> Contender:
+    """`eqx.nn.MultiheadAttention` in blocks."""
+    names = "vocabulary", "time", "features", "heads", "depth"
+    initial = _Transformer(jax.random.key(0), *(problem.parameters[name] for name in names))
+    arrays, rest = eqx.partition(initial, eqx.is_inexact_array)
+
+    def leaves(model: Any) -> list[Any]:
+        found = [model.embedding.weight, model.table, model.norm.weight, model.norm.bias]
+        for block in model.blocks:
+            mixer = block.mixer
+            found += [mixer.query_proj.weight, mixer.key_proj.weight, mixer.value_proj.weight, mixer.output_proj.weight]
+            found += [block.norm_mixer.weight, block.norm_mixer.bias, block.norm_mlp.weight, block.norm_mlp.bias]
+            found += [block.up.weight, block.down.weight]
+        return found
+
+    def convert(weights: Mapping[str, Any]) -> Any:
+        found = [weights[name] for name in ("embedding/embedding", "layer/layers_0/table", "norm/scale", "norm/bias")]
+        for own in blocks(weights):
+            found += [own[f"mixer/{name}/kernel"].T for name in ("query", "key", "value", "out")]
+            found += [own[f"{norm}/{name}"] for norm in ("norm_mixer", "norm_mlp") for name in ("scale", "bias")]
+            found += [own[f"{name}/kernel"].T for name in ("up", "down")]
+        return eqx.tree_at(leaves, arrays, found)
+
+    def apply(params: Any, tokens: jax.Array) -> tuple[jax.Array, Mapping[str, Any]]:
+        return jax.vmap(eqx.combine(params, rest))(tokens), {}
+
+    def loss(y: jax.Array, labels: jax.Array) -> jax.Array:
+        return optax.softmax_cross_entropy_with_integer_labels(y, labels).mean()
+
+    return CompiledLayer(problem, convert, apply, loss=loss)

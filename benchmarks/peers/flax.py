@@ -11,7 +11,7 @@ import optax
 
 from benchmarks.case import Contender, Problem
 from benchmarks.peers.compiled import CompiledStep, nested
-from benchmarks.peers.layer import CompiledDecoder, CompiledLayer
+from benchmarks.peers.layer import CompiledDecoder, CompiledLayer, blocks, split_heads
 
 
 class _SmallCNN(nn.Module):
@@ -50,6 +50,33 @@ class _ResNet(nn.Module):
                 strides = 2 if stage > 0 and i == 0 else 1
                 x = _Block(self.width * 2**stage, strides, name=f"stage{stage + 1}_block{i + 1}")(x)
         return nn.Dense(10, name="head")(x.mean(axis=(1, 2)))
+
+
+class _TransformerBlock(nn.Module):
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        y = nn.LayerNorm(name="norm_mixer")(x)
+        x = x + nn.MultiHeadDotProductAttention(self.heads, use_bias=False, name="mixer")(y, mask=mask)
+        y = nn.Dense(4 * x.shape[-1], use_bias=False, name="up")(nn.LayerNorm(name="norm_mlp")(x))
+        return x + nn.Dense(x.shape[-1], use_bias=False, name="down")(nn.gelu(y))
+
+
+class _Transformer(nn.Module):
+    vocabulary: int
+    features: int
+    heads: int
+    depth: int
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        embed = nn.Embed(self.vocabulary, self.features, name="embedding")
+        table = self.param("table", nn.initializers.normal(), (tokens.shape[1], self.features))
+        x, mask = embed(tokens) + table, nn.make_causal_mask(tokens)
+        for i in range(self.depth):
+            x = _TransformerBlock(self.heads, name=f"block_{i}")(x, mask)
+        return embed.attend(nn.LayerNorm(name="norm")(x))
 
 
 def cnn(problem: Problem) -> Contender:
@@ -91,21 +118,66 @@ def attention(problem: Problem) -> Contender:
 
 def decode(problem: Problem) -> Contender:
     """`nn.MultiHeadDotProductAttention` with `decode=True`."""
-    heads, width, x = problem.parameters["heads"], problem.parameters["width"], problem.batch["x"]
-    layer = nn.MultiHeadDotProductAttention(heads, qkv_features=heads * width, use_bias=False, decode=True)
-    own = nested(problem.weights)
-    params = {name: {"kernel": own[name]["kernel"].reshape(-1, heads, width)} for name in ("query", "key", "value")}
-    params["out"] = {"kernel": own["out"]["kernel"].reshape(heads, width, -1)}
-    time, cached = np.int32(x.shape[1] - 1), {}
+    layer, params, cache = _decoder(problem)
+    x = problem.batch["x"]
     for name in ("key", "value"):
-        cached[f"cached_{name}"] = np.einsum("btd,dnh->btnh", x, params[name]["kernel"])
-        cached[f"cached_{name}"][:, -1] = 0
+        cache[f"cached_{name}"] = np.einsum("btd,dnh->btnh", x, params[name]["kernel"])
+        cache[f"cached_{name}"][:, -1] = 0
+    cache["cache_index"] = np.int32(x.shape[1] - 1)
 
     def step(params: Any, cache: Any, token: Any) -> tuple[Any, Any]:
         y, changed = layer.apply({"params": params, "cache": cache}, token, mutable=["cache"])
         return y, {**changed["cache"], "cache_index": cache["cache_index"]}
 
-    return CompiledDecoder(step, params, {**cached, "cache_index": time}, x[:, -1:])
+    return CompiledDecoder(step, params, cache, x[:, -1:])
+
+
+def prefill(problem: Problem) -> Contender:
+    """The same over all tokens: it takes one at a time."""
+    layer, params, cache = _decoder(problem)
+
+    def take(params: Any, cache: Any, token: Any) -> tuple[Any, Any]:
+        y, changed = layer.apply({"params": params, "cache": cache}, token[:, None], mutable=["cache"])
+        return changed["cache"], y[:, 0]
+
+    def step(params: Any, cache: Any, tokens: Any) -> tuple[Any, Any]:
+        after, y = jax.lax.scan(lambda cache, token: take(params, cache, token), cache, tokens.swapaxes(0, 1))
+        return y.swapaxes(0, 1), {**after, "cache_index": cache["cache_index"]}
+
+    def keys(cache: Any) -> Mapping[str, Any]:
+        return {"k": cache["cached_key"], "v": cache["cached_value"]}
+
+    return CompiledDecoder(step, params, cache, problem.batch["x"], held=keys, variant="a scan over tokens")
+
+
+def transformer(problem: Problem) -> Contender:
+    """`nn.MultiHeadDotProductAttention` in blocks."""
+    model = _Transformer(*(problem.parameters[name] for name in ("vocabulary", "features", "heads", "depth")))
+
+    def convert(weights: Mapping[str, Any]) -> Any:
+        params = {"embedding": {"embedding": weights["embedding/embedding"]}, "table": weights["layer/layers_0/table"]}
+        params["norm"] = {name: weights[f"norm/{name}"] for name in ("scale", "bias")}
+        for i, own in enumerate(blocks(weights)):
+            params[f"block_{i}"] = nested({path: split_heads(path, value, model.heads) for path, value in own.items()})
+        return params
+
+    def apply(params: Any, tokens: jax.Array) -> tuple[Any, Mapping[str, Any]]:
+        return model.apply({"params": params}, tokens), {}
+
+    def loss(y: jax.Array, labels: jax.Array) -> jax.Array:
+        return optax.softmax_cross_entropy_with_integer_labels(y, labels).mean()
+
+    return CompiledLayer(problem, convert, apply, loss=loss)
+
+
+def _decoder(problem: Problem) -> tuple[nn.Module, Any, dict[str, Any]]:
+    """The layer, its weights and an empty cache."""
+    heads, width = problem.parameters["heads"], problem.parameters["width"]
+    layer = nn.MultiHeadDotProductAttention(heads, qkv_features=heads * width, use_bias=False, decode=True)
+    params = nested({path: split_heads(path, value, heads) for path, value in problem.weights.items()})
+    shape = *problem.batch["x"].shape[:2], heads, width
+    cache: dict[str, Any] = {f"cached_{name}": np.zeros(shape, np.float32) for name in ("key", "value")}
+    return layer, params, {**cache, "cache_index": np.int32(0)}
 
 
 def _lstm(weights: Mapping[str, Any]) -> Any:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -13,6 +14,18 @@ from benchmarks.case import Arrays, Contender, Problem
 from benchmarks.peers.compiled import CompiledStep, flattened, nested
 from benchmarks.peers.layer import CompiledDecoder, CompiledLayer
 
+
+def _language_model(parameters: Mapping[str, int]) -> Any:
+    block = jn.layers.TransformerBlock(jn.layers.SelfAttention(parameters["heads"]))
+    layers = jn.layers.LearnedPosition(parameters["time"]), jn.layers.Repeated(block, parameters["depth"])
+    sizes = parameters["vocabulary"], parameters["features"]
+    return jn.models.LanguageModel(jn.layers.Stack(layers), *sizes, tied=True, norm=nn.LayerNorm)
+
+
+def _attention(parameters: Mapping[str, int]) -> Any:
+    return jn.layers.SelfAttention(parameters["heads"], parameters["width"])
+
+
 _MODELS: dict[str, Callable[[Mapping[str, int]], Any]] = {
     "cnn": lambda parameters: jn.models.SmallCNN(),
     "resnet": lambda parameters: jn.models.ResNet(blocks=(parameters["blocks"],) * 4, width=parameters["width"]),
@@ -20,7 +33,9 @@ _MODELS: dict[str, Callable[[Mapping[str, int]], Any]] = {
     "lstm": lambda parameters: jn.layers.LSTM(parameters["hidden"]),
     "gru": lambda parameters: jn.layers.GRU(parameters["hidden"]),
     "rnn": lambda parameters: jn.layers.RNN(parameters["hidden"]),
-    "decode": lambda parameters: jn.layers.SelfAttention(parameters["heads"], parameters["width"]),
+    "decode": _attention,
+    "prefill": _attention,
+    "transformer": _language_model,
     "newton": lambda parameters: jn.layers.GRU(parameters["hidden"]),
 }
 
@@ -43,7 +58,7 @@ def weights(problem: Problem) -> Arrays:
     made: Arrays = {}
     for path, leaf in flattened(shapes).items():
         noise = rng.standard_normal(leaf.shape, dtype=np.float32)
-        kernel = len(leaf.shape) > 1
+        kernel = path.endswith(("kernel", "embedding", "table"))
         made[path] = noise * np.float32((gain / math.prod(leaf.shape[:-1])) ** 0.5) if kernel else noise / 100
         if path.endswith("scale"):
             made[path] += 1
@@ -97,16 +112,40 @@ def attention(problem: Problem) -> Contender:
 
 def decode(problem: Problem) -> Contender:
     """The layer with a `KVCache`."""
+    return _cached(problem, held=problem.batch["x"].shape[1] - 1)
+
+
+def prefill(problem: Problem) -> Contender:
+    """The same from an empty one."""
+    return _cached(problem, held=0)
+
+
+def transformer(problem: Problem) -> Contender:
+    """Blocks, normalised first, repeated."""
+    model = _MODELS[problem.case](problem.parameters)
+
+    def apply(params: Any, tokens: jax.Array) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        return model.apply({"params": params}, tokens)[0], {}
+
+    return CompiledLayer(problem, nested, apply, loss=lambda y, labels: jn.ops.cross_entropy(y, labels).value)
+
+
+def _cached(problem: Problem, held: int) -> Contender:
+    """A layer of attention that takes what is not held already."""
     layer, x = _MODELS[problem.case](problem.parameters), problem.batch["x"]
     variables = {"params": nested(problem.weights)}
     cache = jn.layers.initial_carry(layer, variables, jax.ShapeDtypeStruct(x.shape, x.dtype))
-    _, cache = jax.jit(layer.apply)(variables, x[:, :-1], carry=cache)
+    if held:
+        _, cache = jax.jit(layer.apply)(variables, x[:, :held], carry=cache)
 
-    def step(variables: Any, cache: Any, token: Any) -> tuple[Any, Any]:
-        y, after = layer.apply(variables, token, carry=cache)
+    def step(variables: Any, cache: Any, tokens: Any) -> tuple[Any, Any]:
+        y, after = layer.apply(variables, tokens, carry=cache)
         return y, after._replace(length=cache.length)
 
-    return CompiledDecoder(step, variables, cache, x[:, -1:])
+    def keys(cache: Any) -> Mapping[str, Any]:
+        return {} if held else {"k": cache.k.swapaxes(1, 2), "v": cache.v.swapaxes(1, 2)}
+
+    return CompiledDecoder(step, variables, cache, x[:, held:], held=keys)
 
 
 def _layer(problem: Problem, layer: Any) -> Contender:

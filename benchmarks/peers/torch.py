@@ -1,8 +1,6 @@
 """PyTorch, eager, on every core; the faster memory layout and optimizer are found by trying."""
 
 import itertools
-import os
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +11,10 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.case import Arrays, Contender, Problem
+from benchmarks.peers.eager import device_of, trial
+from benchmarks.peers.torch_attention import attention, decode, prefill, transformer
+
+__all__ = ["attention", "cnn", "convolution", "decode", "prefill", "recurrent", "resnet", "transformer"]
 
 
 def cnn(problem: Problem) -> Contender:
@@ -51,16 +53,6 @@ def convolution(problem: Problem) -> Contender:
 def recurrent(problem: Problem) -> Contender:
     """The layer, batch first or time first, whichever is faster."""
     return _EagerRecurrence(problem)
-
-
-def attention(problem: Problem) -> Contender:
-    """`scaled_dot_product_attention`, from its own layout."""
-    return _EagerAttention(problem)
-
-
-def decode(problem: Problem) -> Contender:
-    """The same with what a layer of attention does around it."""
-    return _EagerDecoder(problem)
 
 
 class _Block(nn.Module):
@@ -107,7 +99,7 @@ class _EagerStep:
     def __init__(
         self, problem: Problem, network: Callable[[], nn.Module], weights: Arrays, optimizer: Any, **settings: float
     ):
-        device = _device(problem)
+        device = device_of(problem)
         x = torch.from_numpy(problem.batch["x"]).permute(0, 3, 1, 2)
         self._y = torch.from_numpy(problem.batch["y"]).long().to(device)
 
@@ -120,7 +112,7 @@ class _EagerStep:
         seconds = {}
         for choice in itertools.product(("contiguous", "channels_last"), (False, True)):
             build(*choice)
-            seconds[choice] = _trial(self.run)
+            seconds[choice] = trial(self.run)
         layout, fused = min(seconds, key=seconds.__getitem__)
         build(layout, fused)
         self.variant = f"{layout}, {'fused' if fused else 'plain'} optimizer"
@@ -149,7 +141,7 @@ class _EagerConvolution:
     program_bytes = None
 
     def __init__(self, problem: Problem):
-        device, parameters = _device(problem), problem.parameters
+        device, parameters = device_of(problem), problem.parameters
         x = torch.from_numpy(problem.batch["x"]).permute(0, 3, 1, 2).to(device)
         self._forward = problem.mode == "forward"
 
@@ -163,7 +155,7 @@ class _EagerConvolution:
         seconds = {}
         for layout in ("contiguous", "channels_last"):
             build(layout)
-            seconds[layout] = _trial(self.run)
+            seconds[layout] = trial(self.run)
         self.variant = min(seconds, key=seconds.__getitem__)
         build(self.variant)
 
@@ -193,7 +185,7 @@ class _EagerRecurrence:
     program_bytes = None
 
     def __init__(self, problem: Problem):
-        device, parameters = _device(problem), problem.parameters
+        device, parameters = device_of(problem), problem.parameters
         make = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[problem.case]
         x = torch.from_numpy(problem.batch["x"]).to(device)
         self._forward = problem.mode == "forward"
@@ -215,7 +207,7 @@ class _EagerRecurrence:
         seconds = {}
         for layout in ("batch first", "time first"):
             build(layout)
-            seconds[layout] = _trial(self.run)
+            seconds[layout] = trial(self.run)
         self.variant = min(seconds, key=seconds.__getitem__)
         build(self.variant)
 
@@ -252,76 +244,6 @@ class _EagerRecurrence:
         return array if self._batch_first else array.transpose(0, 1)
 
 
-class _EagerAttention:
-    variant = "[B, N, T, H]"
-    compile_seconds = None
-    program_bytes = None
-
-    def __init__(self, problem: Problem):
-        device = _device(problem)
-        self._forward = problem.mode == "forward"
-        self._heads = {
-            name: torch.from_numpy(value).transpose(1, 2).contiguous().to(device).requires_grad_(not self._forward)
-            for name, value in problem.weights.items()
-        }
-
-    def results(self) -> Arrays:
-        if self._forward:
-            return {"y": self._step().transpose(1, 2).cpu().numpy()}
-        loss, gradients = self._step()
-        found = {name: gradient.transpose(1, 2) for name, gradient in zip(self._heads, gradients, strict=True)}
-        return {name: value.cpu().numpy() for name, value in ({"loss": loss.detach()} | found).items()}
-
-    def run(self, steps: int) -> None:
-        for _ in range(steps):
-            self._step()
-            if self._heads["q"].is_cuda:
-                torch.cuda.synchronize()
-
-    def _step(self) -> Any:
-        y = functional.scaled_dot_product_attention(*(self._heads[name] for name in "qkv"), is_causal=True)
-        if self._forward:
-            return y
-        loss = y.square().sum() / 2
-        return loss, torch.autograd.grad(loss, list(self._heads.values()))
-
-
-class _EagerDecoder:
-    variant = ""
-    compile_seconds = None
-    program_bytes = None
-
-    def __init__(self, problem: Problem):
-        device, self._heads = _device(problem), problem.parameters["heads"]
-        self._kernels = {
-            name.split("/")[0]: torch.from_numpy(np.ascontiguousarray(value.T)).to(device)
-            for name, value in problem.weights.items()
-        }
-        x = torch.from_numpy(problem.batch["x"]).to(device)
-        self._token = x[:, -1:].contiguous()
-        with torch.inference_mode():
-            self._cache = {name: self._split(x, name).contiguous() for name in ("key", "value")}
-
-    def results(self) -> Arrays:
-        return {"y": self._step().cpu().numpy()}
-
-    def run(self, steps: int) -> None:
-        for _ in range(steps):
-            self._step()
-            if self._token.is_cuda:
-                torch.cuda.synchronize()
-
-    def _split(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        return functional.linear(x, self._kernels[name]).unflatten(-1, (self._heads, -1)).transpose(1, 2)
-
-    @torch.inference_mode()
-    def _step(self) -> torch.Tensor:
-        for name, cached in self._cache.items():
-            cached[:, :, -1:] = self._split(self._token, name)
-        y = functional.scaled_dot_product_attention(self._split(self._token, "query"), *self._cache.values())
-        return functional.linear(y.transpose(1, 2).flatten(2), self._kernels["out"])
-
-
 def _recurrent_weights(weights: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """Kernels the other way round, and a second bias, which is ours for n in a GRU."""
     bias = weights["bias"]
@@ -329,24 +251,6 @@ def _recurrent_weights(weights: Mapping[str, torch.Tensor]) -> tuple[torch.Tenso
     if "recurrent_bias" in weights:
         recurrent_bias = functional.pad(weights["recurrent_bias"], (2 * len(weights["recurrent_bias"]), 0))
     return weights["kernel"].T, weights["recurrent_kernel"].T, bias, recurrent_bias
-
-
-def _device(problem: Problem) -> torch.device:
-    """The device, set up: every core, and single precision, as in the other contenders."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    torch.backends.cudnn.allow_tf32 = False
-    return torch.device("cuda" if problem.device == "gpu" else "cpu")
-
-
-def _trial(run: Callable[[int], None], seconds: float = 0.3) -> float:
-    """Seconds of the fastest step in a short run, after a first step."""
-    run(1)
-    end, fastest = time.perf_counter() + seconds, float("inf")
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        run(1)
-        fastest = min(fastest, time.perf_counter() - start)
-    return fastest
 
 
 def _placed(weights: Arrays, place: str) -> Arrays:

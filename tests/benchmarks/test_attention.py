@@ -1,33 +1,50 @@
-"""The attention cases: every contender finds what ours does."""
+"""The cases of attention: every contender finds what ours does. Keras has a process of its own."""
 
+import functools
 import itertools
+import json
 
 import pytest
 
 from benchmarks import measure, peers
+from benchmarks.__main__ import main
 from benchmarks.case import Problem
 from benchmarks.cases import CASES
 
-SIZE = {"batch": 2, "time": 6, "heads": 2, "width": 4}
+SIZES = {
+    "transformer": {"batch": 2, "time": 5, "vocabulary": 7, "features": 4, "heads": 2, "depth": 2},
+    **{case: {"batch": 2, "time": 6, "heads": 2, "width": 4} for case in ("attention", "decode", "prefill")},
+}
+FOUND = {
+    ("attention", "gradient"): {"loss", "q", "k", "v"},
+    ("prefill", "forward"): {"y", "k", "v"},
+    ("transformer", "gradient"): set(CASES["transformer"].agreement) - {"y"},
+}
 
 
+@functools.cache
+def weights(case):
+    size = SIZES[case]
+    return peers.find("jaxnets").load().weights(Problem(case, size, CASES[case].batch(size), {}))
+
+
+@functools.cache
 def results(case, name, mode):
-    batch = CASES[case].batch(SIZE)
-    weights = peers.find("jaxnets").load().weights(Problem(case, SIZE, batch, {}))
-    peer = peers.find(name)
-    problem = Problem(case, SIZE, batch, weights, options=peer.options, mode=mode)
+    peer, size = peers.find(name), SIZES[case]
+    problem = Problem(case, size, CASES[case].batch(size), weights(case), options=peer.options, mode=mode)
     contender = getattr(peer.load(), case)(problem)
     found = contender.results()
     contender.run(2)
     return found
 
 
+def without_keras(case):
+    return [*CASES[case].shapes[0].ours[1:], *(name for name in CASES[case].peers if name != "keras")]
+
+
 @pytest.mark.parametrize(
     ("case", "mode", "name"),
-    [
-        *itertools.product(["attention"], CASES["attention"].modes, ["jaxnets_xla", "jax", "flax", "torch"]),
-        *(("decode", "forward", name) for name in ("flax", "nnx", "torch")),
-    ],
+    [(case, *pair) for case in SIZES for pair in itertools.product(CASES[case].modes, without_keras(case))],
 )
 def test_agrees(case, mode, name):
     if peers.find(name).lacking:
@@ -35,4 +52,17 @@ def test_agrees(case, mode, name):
     ours, theirs = results(case, "jaxnets", mode), results(case, name, mode)
     judged = measure._judged(CASES[case].agreement, ours, theirs, "")
     assert (judged["status"], judged["note"]) == ("measured", "")
-    assert set(judged["agreement"]["deviation"]) == ({"y"} if mode == "forward" else {"loss", "q", "k", "v"})
+    assert set(judged["agreement"]["deviation"]) == FOUND.get((case, mode), {"y"})
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("case", SIZES)
+def test_all_are_timed(case, capsys):
+    shape = ",".join(f"{name}={number}" for name, number in SIZES[case].items())
+    assert main(["run", case, "--shape", shape, "--rounds", "1", "--seconds", "0.02", "--json"]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    ours = CASES[case].shapes[0].ours
+    assert [record["contender"] for record in records] == len(CASES[case].modes) * [*ours, *CASES[case].peers]
+    for record in records:
+        installed = not peers.find(record["contender"]).lacking
+        assert (record["status"], record["note"]) == ("measured", "") if installed else record["status"] == "missing"

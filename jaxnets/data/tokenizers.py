@@ -102,8 +102,8 @@ class CharTokenizer:
         known = np.take(self._codes, tokens, mode="clip") == codes
         if not known.all():
             lacking = sorted({text[i] for i in np.flatnonzero(~known)})
-            named = ", ".join(map(ascii, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
-            raise ValueError(f"CharTokenizer: {named} is outside of the vocabulary of {self.vocabulary} characters")
+            named = ", ".join(map(repr, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
+            raise ValueError(f"CharTokenizer: outside of the vocabulary of {self.vocabulary} characters: {named}")
         return tokens.astype(np.int32)
 
     def decode(self, tokens: Any) -> str:

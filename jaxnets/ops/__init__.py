@@ -10,8 +10,10 @@ from jaxnets.ops.alignment import (
     multiplicative_keys,
 )
 from jaxnets.ops.attention import dot_product_attention
+from jaxnets.ops.beams import Beams, beam_search
 from jaxnets.ops.conv_lstm import conv_lstm
 from jaxnets.ops.convolution import conv, conv_transpose
+from jaxnets.ops.decoding import Decoding, Generated, generate, prefill
 from jaxnets.ops.kv_cache import KVCache, Positions, cached_attention, empty_cache, step_positions
 from jaxnets.ops.linear_attention import LinearAttentionCarry, elu_plus_one, linear_attention
 from jaxnets.ops.linear_recurrence import linear_recurrence
@@ -56,11 +58,15 @@ from jaxnets.ops.recurrent import (
     rnn,
     rnn_step,
 )
+from jaxnets.ops.sampling import filter_logits, penalise_repetition, sample
 
 __all__ = [
+    "Beams",
     "Choice",
     "Convergence",
+    "Decoding",
     "GRUCarry",
+    "Generated",
     "KVCache",
     "LRUCarry",
     "LSTMCarry",
@@ -82,6 +88,7 @@ __all__ = [
     "alibi",
     "alibi_slopes",
     "avg_pool",
+    "beam_search",
     "binary_cross_entropy",
     "cached_attention",
     "conv",
@@ -92,8 +99,10 @@ __all__ = [
     "elu_plus_one",
     "empty_cache",
     "explain",
+    "filter_logits",
     "focal",
     "gaussian_nll",
+    "generate",
     "global_avg_pool",
     "global_max_pool",
     "gru",
@@ -116,6 +125,8 @@ __all__ = [
     "min_lstm_step",
     "multiplicative_attention",
     "multiplicative_keys",
+    "penalise_repetition",
+    "prefill",
     "relative_buckets",
     "reverse_sequence",
     "rg_lru",
@@ -123,6 +134,7 @@ __all__ = [
     "rnn",
     "rnn_step",
     "rotary",
+    "sample",
     "sinusoidal",
     "squared_error",
     "starts_from_segment_ids",

@@ -61,7 +61,7 @@ def test_characters_are_in_order_and_no_others_are_known():
     tokenizer = data.CharTokenizer.of("banana")
     assert (tokenizer.characters, tokenizer.vocabulary) == ("abn", 3)
     assert tokenizer.encode("nab").tolist() == [2, 0, 1]
-    with pytest.raises(ValueError, match=r"CharTokenizer: 'x', '\\xe9' is outside of the vocabulary of 3"):
+    with pytest.raises(ValueError, match="CharTokenizer: outside of the vocabulary of 3 characters: 'x', 'é'"):
         tokenizer.encode("bxané")
     for wrong in ("", "ba", "aab"):
         with pytest.raises(ValueError, match="in the order of code points"):

@@ -1,7 +1,17 @@
 """The cases by name; a new one is a file here, a line below and a function in each peer's module."""
 
 from benchmarks.case import Case
-from benchmarks.cases import attention, cnn, convolution, newton, recurrent, resnet, transformer
+from benchmarks.cases import (
+    attention,
+    cnn,
+    convolution,
+    linear_recurrence,
+    newton,
+    recurrent,
+    resnet,
+    transformer,
+    variants,
+)
 
 CASES: dict[str, Case] = {
     case.name: case
@@ -12,6 +22,8 @@ CASES: dict[str, Case] = {
         recurrent.LSTM,
         recurrent.GRU,
         recurrent.RNN,
+        variants.CASE,
+        linear_recurrence.CASE,
         newton.CASE,
         attention.ATTENTION,
         attention.DECODE,

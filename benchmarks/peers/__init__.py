@@ -72,13 +72,20 @@ PEERS: dict[str, Peer] = {
             options={"implementation": name},
             beside="jaxnets",
         )
-        for name in ("xla", "im2col", "winograd", "newton")
+        for name in ("xla", "im2col", "winograd", "newton", "sequential", "associative")
     },
     "jaxnets_diagonal": Peer(
         "the same with implementation=Newton('diagonal')",
         "benchmarks.peers.jaxnets",
         _OURS,
         options={"jacobian": "diagonal"},
+        beside="jaxnets",
+    ),
+    "jaxnets_stepwise": Peer(
+        "a plain scan of its single step",
+        "benchmarks.peers.jaxnets",
+        _OURS,
+        options={"stepwise": True},
         beside="jaxnets",
     ),
     "flax": Peer("Flax Linen and Optax, jitted step", "benchmarks.peers.flax", ("flax", *_JAX)),

@@ -6,8 +6,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 
 import jaxnets as jn
 from benchmarks.case import Arrays, Contender, Problem
@@ -37,6 +39,13 @@ _MODELS: dict[str, Callable[[Mapping[str, int]], Any]] = {
     "prefill": _attention,
     "transformer": _language_model,
     "newton": lambda parameters: jn.layers.GRU(parameters["hidden"]),
+    "variants": lambda parameters: jn.layers.LSTM(
+        parameters["hidden"],
+        projection=parameters.get("projection"),
+        recurrent_dropout=parameters.get("dropout_percent", 0) / 100,
+        zoneout=parameters.get("zoneout_percent", 0) / 100,
+        **{name: bool(parameters.get(name)) for name in ("peephole", "layer_norm", "coupled")},
+    ),
 }
 
 
@@ -50,11 +59,14 @@ def weights(problem: Problem) -> Arrays:
         shape = tuple(problem.parameters[name] for name in ("batch", "time", "heads", "width"))
         rng = np.random.default_rng(1)
         return {name: rng.standard_normal(shape, dtype=np.float32) for name in "qkv"}
+    if problem.case == "linear_recurrence":
+        noise = np.random.default_rng(1).standard_normal(problem.batch["x"].shape, dtype=np.float32)
+        return {"a": 1 / (1 + np.exp(-noise))}
     model = _MODELS[problem.case](problem.parameters)
     # The shapes alone: compiling the model's own initialisation takes longer than a step.
     shapes = jax.eval_shape(model.init, jax.random.key(0), problem.batch["x"])["params"]
     rng = np.random.default_rng(1)
-    gain = 1 / 3 if problem.case in ("lstm", "gru", "rnn", "newton") else 2
+    gain = 1 / 3 if problem.case in ("lstm", "gru", "rnn", "newton", "variants") else 2
     made: Arrays = {}
     for path, leaf in flattened(shapes).items():
         noise = rng.standard_normal(leaf.shape, dtype=np.float32)
@@ -98,6 +110,38 @@ def newton(problem: Problem) -> Contender:
     jacobian = problem.options.get("jacobian")
     implementation = jn.ops.Newton(jacobian) if jacobian else problem.options.get("implementation", "auto")
     return _layer(problem, _MODELS[problem.case](problem.parameters).copy(implementation=implementation))
+
+
+def variants(problem: Problem) -> Contender:
+    """The layer, or a plain scan of its single step."""
+    layer, key = _MODELS[problem.case](problem.parameters), jax.random.key(0)
+    options = {"coupled": layer.coupled, "zoneout": layer.zoneout}
+
+    def whole(params: Any, x: jax.Array) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        train = layer.recurrent_dropout > 0
+        y, carry = layer.apply({"params": params}, x, train=train, rngs={"dropout": key})
+        return y, carry._asdict()
+
+    def stepwise(params: Any, x: jax.Array) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        def step(carry: Any, x: jax.Array) -> tuple[Any, jax.Array]:
+            y, carry = jn.ops.lstm_step(params, x, carry, **options)
+            return carry, y
+
+        first = jax.tree.map(jnp.zeros_like, jn.ops.lstm_step(params, x[:, 0], **options)[1])
+        carry, y = lax.scan(step, first, x.swapaxes(0, 1))
+        return y.swapaxes(0, 1), carry._asdict()
+
+    return CompiledLayer(problem, nested, stepwise if problem.options.get("stepwise") else whole)
+
+
+def linear_recurrence(problem: Problem) -> Contender:
+    """The op by one of its implementations."""
+
+    def apply(factors: dict[str, jax.Array], x: jax.Array) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        y, carry = jn.ops.linear_recurrence(factors["a"], x, **problem.options)
+        return y, {"h": carry}
+
+    return CompiledLayer(problem, dict, apply)
 
 
 def attention(problem: Problem) -> Contender:

@@ -1,11 +1,14 @@
 """Flax Linen modules: they declare parameters, check shapes and call the ops."""
 
+from jaxnets.layers.alignment import AdditiveAttention, AlignmentCache, MultiplicativeAttention
+from jaxnets.layers.attending import Attending, AttendingCarry
 from jaxnets.layers.attention import SelfAttention
 from jaxnets.layers.causal_conv import CausalConv, CausalConvCarry
 from jaxnets.layers.conv_lstm import ConvLSTM
 from jaxnets.layers.convolution import Conv, ConvTranspose
 from jaxnets.layers.cross_attention import CrossAttention, MemoryCache
 from jaxnets.layers.initializers import chrono, identity
+from jaxnets.layers.linear_attention import LinearAttention
 from jaxnets.layers.linear_units import LRU, RGLRU
 from jaxnets.layers.memory import remembering
 from jaxnets.layers.min_recurrent import MinGRU, MinLSTM
@@ -21,6 +24,10 @@ __all__ = [
     "RGLRU",
     "RNN",
     "ALiBi",
+    "AdditiveAttention",
+    "AlignmentCache",
+    "Attending",
+    "AttendingCarry",
     "Bidirectional",
     "CausalConv",
     "CausalConvCarry",
@@ -29,9 +36,11 @@ __all__ = [
     "ConvTranspose",
     "CrossAttention",
     "LearnedPosition",
+    "LinearAttention",
     "MemoryCache",
     "MinGRU",
     "MinLSTM",
+    "MultiplicativeAttention",
     "PositionCarry",
     "RelativeBias",
     "Repeated",

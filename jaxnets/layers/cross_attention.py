@@ -90,12 +90,7 @@ class CrossAttention(nn.Module):
         check_x(name, x, rank=3)
         check_time(name, x, lengths, starts, None)
         head_dim, kv_heads = head_sizes(self, x)
-        if starts is not None:
-            raise ValueError(f"{name}: starts wants None: sequences packed in one row would share its memory")
-        if (memory is None) == (carry is None):
-            raise ValueError(
-                f"{name}: wants either memory or a carry, but has {'neither' if memory is None else 'both'}"
-            )
+        check_memory(name, x, memory, memory_lengths, starts, carry)
         dtype = x.dtype if self.dtype is None else self.dtype
         x = ops.zero_padding(x, lengths).astype(dtype)
 
@@ -104,16 +99,9 @@ class CrossAttention(nn.Module):
             return y.reshape(*y.shape[:2], count, head_dim)
 
         if memory is not None:
-            check_x(f"{name}, memory", memory, rank=3)
-            check_time(f"{name}, memory", memory, memory_lengths, None, None)
-            if memory.shape[0] != x.shape[0]:
-                raise ValueError(f"{name}: memory has {memory.shape[0]} rows but x {x.shape[0]}")
-            memory = ops.zero_padding(memory, memory_lengths).astype(dtype)
-            if memory_lengths is None:
-                memory_lengths = jnp.full(memory.shape[0], memory.shape[1], jnp.int32)
-            carry = MemoryCache(
-                heads("key", memory, kv_heads), heads("value", memory, kv_heads), memory_lengths.astype(jnp.int32)
-            )
+            memory, counted = clean_memory(memory, memory_lengths)
+            memory = memory.astype(dtype)
+            carry = MemoryCache(heads("key", memory, kv_heads), heads("value", memory, kv_heads), counted)
         assert carry is not None
         y = ops.dot_product_attention(
             heads("query", x, self.num_heads),
@@ -139,3 +127,24 @@ class CrossAttention(nn.Module):
             kernel_init=self.kernel_init,
             name=name,
         )
+
+
+def check_memory(
+    name: str, x: Array, memory: Array | None, memory_lengths: Array | None, starts: Array | None, carry: Any
+) -> None:
+    """Checks what a layer that attends to a memory is given beside x [B, T, D]."""
+    if starts is not None:
+        raise ValueError(f"{name}: starts wants None: sequences packed in one row would share its memory")
+    if (memory is None) == (carry is None):
+        raise ValueError(f"{name}: wants either memory or a carry, but has {'neither' if memory is None else 'both'}")
+    if memory is not None:
+        check_x(f"{name}, memory", memory, rank=3)
+        check_time(f"{name}, memory", memory, memory_lengths, None, None)
+        if memory.shape[0] != x.shape[0]:
+            raise ValueError(f"{name}: memory has {memory.shape[0]} rows but x {x.shape[0]}")
+
+
+def clean_memory(memory: Array, lengths: Array | None) -> tuple[Array, Array]:
+    """A memory without its padding, and how many of its steps count."""
+    counted = jnp.full(memory.shape[0], memory.shape[1], jnp.int32) if lengths is None else lengths.astype(jnp.int32)
+    return ops.zero_padding(memory, lengths), counted

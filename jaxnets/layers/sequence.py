@@ -129,16 +129,19 @@ class Stack(nn.Module):
         """Runs the layers, each over the steps of the one below; `memory` goes to those that attend to one.
 
         Raises:
-          ValueError: If the carry has not one part a layer, or if there are `starts` above a layer that changes time.
+          ValueError: If the carry has not one part a layer, there are `starts` above a layer that changes time, or a
+            memory that no layer attends to.
         """
         if carry is not None and len(carry) != len(self.layers):
             raise ValueError(
                 f"{label(self)}: carry has {len(carry)} parts but wants one for each of {len(self.layers)}"
             )
+        if memory is not None and not any(map(attends, self.layers)):
+            raise ValueError(f"{label(self)}: memory is given but no layer attends to it")
         carries = []
         for i, layer in enumerate(self.layers):
             part = None if carry is None else carry[i]
-            attended = {"memory": memory, "memory_lengths": memory_lengths} if _attends(layer) else {}
+            attended = {"memory": memory, "memory_lengths": memory_lengths} if attends(layer) else {}
             below = x
             if starts is not None and starts.shape[1] != x.shape[1]:
                 raise ValueError(f"{label(self)}: layer {i - 1} changes time, so starts cannot go to layer {i}")
@@ -157,7 +160,10 @@ class Stack(nn.Module):
         for layer in self.layers:
             shape = x.shape[0], spec.shape[1], *x.shape[2:]
             carries.append(initial_carry_of(layer, jax.ShapeDtypeStruct(shape, x.dtype)))
-            x, _ = layer(x)
+            if attends(layer):  # It cannot be run without its memory.
+                x = jnp.zeros((*x.shape[:2], getattr(layer, "features", None) or x.shape[-1]), x.dtype)
+            else:
+                x, _ = layer(x)
         return tuple(carries)
 
     def output_lengths(self, lengths: Int[Array, " b"] | None) -> Int[Array, " b"] | None:
@@ -199,5 +205,6 @@ def initial_carry_of(layer: Any, spec: jax.ShapeDtypeStruct) -> Carry:
     return layer(jnp.zeros((spec.shape[0], 0, *spec.shape[2:]), spec.dtype))[1]
 
 
-def _attends(layer: Any) -> bool:
+def attends(layer: Any) -> bool:
+    """Whether a layer takes a memory to look into."""
     return "memory" in inspect.signature(type(layer).__call__).parameters

@@ -2,22 +2,33 @@
 
 from jaxnets.models.classifier import SequenceClassifier
 from jaxnets.models.cnn import MLP, ConvNet, LeNet5, SmallCNN
-from jaxnets.models.language import LanguageModel, hybrid_lm, transformer_lm
+from jaxnets.models.encoder import Encoder
+from jaxnets.models.language import HybridLM, LanguageModel, RecurrentLM, TransformerLM, hybrid_lm, transformer_lm
 from jaxnets.models.resnet import ResNet, resnet18, resnet34, resnet50
+from jaxnets.models.seq2seq import Seq2Seq, recurrent_seq2seq, transformer_seq2seq
+from jaxnets.models.vit import ViT
 from jaxnets.models.writing import Writer
 
 __all__ = [
     "MLP",
     "ConvNet",
+    "Encoder",
+    "HybridLM",
     "LanguageModel",
     "LeNet5",
+    "RecurrentLM",
     "ResNet",
+    "Seq2Seq",
     "SequenceClassifier",
     "SmallCNN",
+    "TransformerLM",
+    "ViT",
     "Writer",
     "hybrid_lm",
+    "recurrent_seq2seq",
     "resnet18",
     "resnet34",
     "resnet50",
     "transformer_lm",
+    "transformer_seq2seq",
 ]

@@ -1,6 +1,6 @@
 """One answer for a sequence, or one for each of its steps, from any layer over time."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxnets import ops
 from jaxnets.layers.sequence import output_lengths
 
-Pooling = Literal["last", "mean", "none"]
+Pooling = Literal["last", "first", "mean", "none"]
 
 
 class SequenceClassifier(nn.Module):
@@ -20,8 +20,10 @@ class SequenceClassifier(nn.Module):
     Attributes:
       layer: Any layer that keeps the sequence contract.
       outputs: Classes, or numbers to predict.
-      pooling: What the head sees: the "last" step that counts, the "mean" of those that do, or, with "none", each.
-      vocabulary: Number of tokens, if x holds integers: each is embedded in as many numbers.
+      pooling: What the head sees: the "last" step that counts, the "first", the "mean" of those that do, or, with
+        "none", each. A row without any gives zeros.
+      vocabulary: Number of tokens, if x holds integers: each is embedded in as many numbers. None where x does not, or
+        where the layer embeds them itself, as an `Encoder` does.
       encoder_features: Width of a dense layer with GELU under the layer, for one that is linear in its input; None
         leaves it out.
       hidden_features: Width of a dense layer with GELU under the head, likewise.
@@ -42,8 +44,10 @@ class SequenceClassifier(nn.Module):
 
     def setup(self) -> None:
         """Makes the dense layers."""
-        if self.pooling not in ("last", "mean", "none"):
-            raise ValueError(f"SequenceClassifier: pooling must be 'last', 'mean' or 'none', got {self.pooling!r}")
+        if self.pooling not in get_args(Pooling):
+            raise ValueError(
+                f"SequenceClassifier: pooling must be 'last', 'first', 'mean' or 'none', got {self.pooling!r}"
+            )
         if self.vocabulary is not None:
             self.embedding = nn.Embed(self.vocabulary, self.vocabulary)
         if self.encoder_features is not None:
@@ -72,9 +76,10 @@ class SequenceClassifier(nn.Module):
         y, _ = self.layer(self.encode(x), lengths=lengths, starts=starts, train=train)
         return self.decode(y, lengths=lengths, train=train)
 
-    def encode(self, x: Float[Array, "b t d"] | Int[Array, "b t"]) -> Float[Array, "b t e"]:
+    def encode(self, x: Float[Array, "b t d"] | Int[Array, "b t"]) -> Float[Array, "b t e"] | Int[Array, "b t"]:
         """What the layer is given."""
-        wanted = jnp.floating if self.vocabulary is None else jnp.integer
+        tokens = self.vocabulary is not None or hasattr(self.layer, "vocabulary")
+        wanted = jnp.integer if tokens else jnp.floating
         if not jnp.issubdtype(x.dtype, wanted):
             raise TypeError(f"SequenceClassifier: x has dtype {x.dtype} but wants {wanted.__name__}")
         if self.vocabulary is not None:
@@ -86,7 +91,9 @@ class SequenceClassifier(nn.Module):
     ) -> Float[Array, "b *u outputs"]:
         """What is made of the layer's output; `lengths` are those of x."""
         lengths = output_lengths(self.layer, lengths)
-        if self.pooling != "none":
+        if self.pooling == "first":
+            y = ops.last_valid(y[:, :1], lengths)
+        elif self.pooling != "none":
             y = (ops.last_valid if self.pooling == "last" else ops.masked_mean)(y, lengths)
         if self.hidden_features is not None:
             y = nn.gelu(self.hidden(y))

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxnets import ops
-from jaxnets.layers import RGLRU, Repeated, Rotary, SelfAttention, Stack, TransformerBlock
+from jaxnets.layers import LSTM, RGLRU, Repeated, Rotary, SelfAttention, Stack, TransformerBlock
 from jaxnets.layers.recurrent import label
 from jaxnets.layers.sequence import initial_carry_of
 from jaxnets.typing import Carry
@@ -66,10 +66,7 @@ class LanguageModel(nn.Module):
           TypeError: If x is not of integers.
           ValueError: If weights are tied and the layer's output has another width than the embedding.
         """
-        if x.ndim != 2:
-            raise ValueError(f"{label(self)}: x wants [B, T] but has shape {x.shape}")
-        if not jnp.issubdtype(x.dtype, jnp.integer):
-            raise TypeError(f"{label(self)}: x wants tokens, of an integer dtype, but has {x.dtype}")
+        check_tokens(self, "x", x)
         embed = nn.Embed(
             self.vocabulary, self.features, dtype=self.dtype, param_dtype=self.param_dtype, name="embedding"
         )
@@ -80,13 +77,8 @@ class LanguageModel(nn.Module):
         if self.norm is not None:
             y = self.norm(dtype=y.dtype, param_dtype=self.param_dtype, name="norm")(y)
         y = dropout(y)
-        if not self.tied:
-            return ops.zero_padding(self._head(y), lengths), carry
-        if y.shape[-1] != self.features:
-            raise ValueError(
-                f"{label(self)}: tied weights want {self.features} features of the layer but it has {y.shape[-1]}"
-            )
-        return ops.zero_padding(embed.attend(y), lengths), carry
+        logits = attend_tied(self, embed, y) if self.tied else self._head(y)
+        return ops.zero_padding(logits, lengths), carry
 
     def initial_carry(self, spec: jax.ShapeDtypeStruct) -> Carry:
         """The layer's, for tokens like `spec`: a cache has room for as many."""
@@ -97,28 +89,29 @@ class LanguageModel(nn.Module):
         return nn.Dense(self.vocabulary, dtype=self.dtype, param_dtype=self.param_dtype, name="head")(y)
 
 
-_ROTARY = Rotary()
+def check_tokens(model: nn.Module, name: str, x: Array) -> None:
+    """Checks that x, called so by the model, holds tokens [B, T]."""
+    if x.ndim != 2:
+        raise ValueError(f"{label(model)}: {name} wants [B, T] but has shape {x.shape}")
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise TypeError(f"{label(model)}: {name} wants tokens, of an integer dtype, but has {x.dtype}")
 
 
-def transformer_lm(
-    vocabulary: int,
-    features: int,
-    depth: int,
-    num_heads: int,
-    *,
-    num_kv_heads: int | None = None,
-    hidden: int | None = None,
-    window: int | None = None,
-    position: Any = _ROTARY,
-    gated: bool = False,
-    norm: Callable[..., Any] = nn.LayerNorm,
-    tied: bool = True,
-    dropout: float = 0.0,
-    remat: bool = False,
-) -> LanguageModel:
+def attend_tied(model: nn.Module, embed: nn.Embed, y: Float[Array, "b t d"]) -> Float[Array, "b t vocabulary"]:
+    """Logits as products of y with the embedding of every token."""
+    if y.shape[-1] != embed.features:
+        raise ValueError(
+            f"{label(model)}: tied weights want {embed.features} features of the layer but it has {y.shape[-1]}"
+        )
+    return embed.attend(y)
+
+
+class TransformerLM(nn.Module):
     """A Transformer: blocks of causal self-attention, normalised before each part and at the end.
 
-    Args:
+    Parameters: those of a `LanguageModel` whose layer is `Repeated`.
+
+    Attributes:
       vocabulary: Number of tokens.
       features: Width of the residual.
       depth: Number of blocks, which are compiled once.
@@ -132,26 +125,118 @@ def transformer_lm(
       tied: See `LanguageModel`.
       dropout: Rate of dropout on what is added to the residual, and on the embedding.
       remat: See `Repeated`.
+      dtype: Type to compute in; None means that of the parameters.
 
     References:
       Radford et al., 2019. Language models are unsupervised multitask learners.
 
-    >>> model = transformer_lm(vocabulary=5, features=8, depth=3, num_heads=2)
+    >>> model = TransformerLM(vocabulary=5, features=8, depth=3, num_heads=2)
     >>> (logits, cache), _ = model.init_with_output(jax.random.key(0), jnp.array([[1, 2, 3]]))
     >>> logits.shape, cache.k.shape
     ((1, 3, 5), (1, 3, 2, 3, 4))
     """
-    attention = SelfAttention(num_heads, num_kv_heads=num_kv_heads, window=window, position=position)
-    block = TransformerBlock(attention, hidden=hidden, gated=gated, norm=norm, dropout=dropout)
-    return LanguageModel(Repeated(block, depth, remat), vocabulary, features, tied=tied, norm=norm, dropout=dropout)
+
+    vocabulary: int
+    features: int
+    depth: int
+    num_heads: int
+    num_kv_heads: int | None = None
+    hidden: int | None = None
+    window: int | None = None
+    position: Any = Rotary()
+    gated: bool = False
+    norm: Callable[..., Any] = nn.LayerNorm
+    tied: bool = True
+    dropout: float = 0.0
+    remat: bool = False
+    dtype: DTypeLike | None = None
+
+    def setup(self) -> None:
+        """Makes the model."""
+        position = self.position.clone(parent=None) if isinstance(self.position, nn.Module) else self.position
+        attention = SelfAttention(self.num_heads, num_kv_heads=self.num_kv_heads, window=self.window, position=position)
+        block = TransformerBlock(attention, hidden=self.hidden, gated=self.gated, norm=self.norm, dropout=self.dropout)
+        self.model = LanguageModel(
+            Repeated(block, self.depth, self.remat),
+            self.vocabulary,
+            self.features,
+            tied=self.tied,
+            norm=self.norm,
+            dropout=self.dropout,
+            dtype=self.dtype,
+        )
+        nn.share_scope(self, self.model)
+
+    def __call__(self, x: Int[Array, "b t"], **context: Any) -> tuple[Float[Array, "b t vocabulary"], Carry]:
+        """Gives logits of the token that follows each, as a `LanguageModel` does."""
+        return self.model(x, **context)
+
+    def initial_carry(self, spec: jax.ShapeDtypeStruct) -> Carry:
+        """An empty cache with room for as many tokens."""
+        return self.model.initial_carry(spec)
 
 
-def hybrid_lm(
-    vocabulary: int, features: int, depth: int, num_heads: int, *, window: int, tied: bool = True, dropout: float = 0.0
-) -> LanguageModel:
+class RecurrentLM(nn.Module):
+    """Recurrent layers, one on another.
+
+    Parameters: those of a `LanguageModel` whose layer is a `Stack`.
+
+    Attributes:
+      vocabulary: Number of tokens.
+      features: Width of the embedding and of every layer.
+      depth: Number of layers.
+      layer: Makes a layer of its width: `LSTM`, `GRU`, `MinGRU`, or `functools.partial(LSTM, layer_norm=True)`.
+      residual: Whether what a layer is given is added to what it makes.
+      tied: See `LanguageModel`.
+      dropout: Rate of dropout on what every layer is given, and on the last one's output.
+      dtype: Type to compute in; None means that of the parameters.
+
+    References:
+      Zaremba, Sutskever and Vinyals, 2014. Recurrent neural network regularization.
+
+    >>> model = RecurrentLM(vocabulary=5, features=8, depth=2, layer=jn.layers.GRU)
+    >>> (logits, carry), _ = model.init_with_output(jax.random.key(0), jnp.array([[1, 2, 3]]))
+    >>> logits.shape, [part.h.shape for part in carry]
+    ((1, 3, 5), [(1, 8), (1, 8)])
+    """
+
+    vocabulary: int
+    features: int
+    depth: int = 1
+    layer: Callable[[int], Any] = LSTM
+    residual: bool = False
+    tied: bool = True
+    dropout: float = 0.0
+    dtype: DTypeLike | None = None
+
+    def setup(self) -> None:
+        """Makes the model."""
+        layers = tuple(self.layer(self.features) for _ in range(self.depth))
+        self.model = LanguageModel(
+            Stack(layers, self.dropout, self.residual),
+            self.vocabulary,
+            self.features,
+            tied=self.tied,
+            dropout=self.dropout,
+            dtype=self.dtype,
+        )
+        nn.share_scope(self, self.model)
+
+    def __call__(self, x: Int[Array, "b t"], **context: Any) -> tuple[Float[Array, "b t vocabulary"], Carry]:
+        """Gives logits of the token that follows each, as a `LanguageModel` does."""
+        return self.model(x, **context)
+
+    def initial_carry(self, spec: jax.ShapeDtypeStruct) -> Carry:
+        """The layers' states before any token."""
+        return self.model.initial_carry(spec)
+
+
+class HybridLM(nn.Module):
     """Two blocks around an RG-LRU for each around attention in a window: it decodes in memory that does not grow.
 
-    Args:
+    Parameters: those of a `LanguageModel` whose layer is a `Stack`.
+
+    Attributes:
       vocabulary: Number of tokens.
       features: Width of the residual.
       depth: Number of blocks; every third has attention.
@@ -159,20 +244,54 @@ def hybrid_lm(
       window: Steps that attention sees.
       tied: See `LanguageModel`.
       dropout: Rate of dropout on what is added to the residual, and on the embedding.
+      dtype: Type to compute in; None means that of the parameters.
 
     References:
       De et al., 2024. Griffin: mixing gated linear recurrences with local attention for efficient language models.
 
-    >>> model = hybrid_lm(vocabulary=5, features=8, depth=3, num_heads=2, window=4)
+    >>> model = HybridLM(vocabulary=5, features=8, depth=3, num_heads=2, window=4)
     >>> (logits, carry), _ = model.init_with_output(jax.random.key(0), jnp.array([[1, 2, 3]]))
     >>> logits.shape, [type(part).__name__ for part in carry]
     ((1, 3, 5), ['RGLRUCarry', 'RGLRUCarry', 'KVCache'])
     """
 
-    def mixer(i: int) -> Any:
-        if i % 3 < 2:
-            return RGLRU(features)
-        return SelfAttention(num_heads, num_kv_heads=1, window=window, position=Rotary())
+    vocabulary: int
+    features: int
+    depth: int
+    num_heads: int
+    window: int
+    tied: bool = True
+    dropout: float = 0.0
+    dtype: DTypeLike | None = None
 
-    blocks = tuple(TransformerBlock(mixer(i), gated=True, norm=nn.RMSNorm, dropout=dropout) for i in range(depth))
-    return LanguageModel(Stack(blocks), vocabulary, features, tied=tied, norm=nn.RMSNorm, dropout=dropout)
+    def setup(self) -> None:
+        """Makes the model."""
+
+        def mixer(i: int) -> Any:
+            if i % 3 < 2:
+                return RGLRU(self.features)
+            return SelfAttention(self.num_heads, num_kv_heads=1, window=self.window, position=Rotary())
+
+        mixers = map(mixer, range(self.depth))
+        blocks = (TransformerBlock(part, gated=True, norm=nn.RMSNorm, dropout=self.dropout) for part in mixers)
+        self.model = LanguageModel(
+            Stack(tuple(blocks)),
+            self.vocabulary,
+            self.features,
+            tied=self.tied,
+            norm=nn.RMSNorm,
+            dropout=self.dropout,
+            dtype=self.dtype,
+        )
+        nn.share_scope(self, self.model)
+
+    def __call__(self, x: Int[Array, "b t"], **context: Any) -> tuple[Float[Array, "b t vocabulary"], Carry]:
+        """Gives logits of the token that follows each, as a `LanguageModel` does."""
+        return self.model(x, **context)
+
+    def initial_carry(self, spec: jax.ShapeDtypeStruct) -> Carry:
+        """The blocks' states before any token."""
+        return self.model.initial_carry(spec)
+
+
+transformer_lm, hybrid_lm = TransformerLM, HybridLM

@@ -36,11 +36,14 @@ def test_padding_does_not_count(layer, options, names):
 
 
 def test_pooling():
-    models = {name: SequenceClassifier(layers.GRU(4), outputs=3, pooling=name) for name in ("last", "mean", "none")}
+    models = {
+        name: SequenceClassifier(layers.GRU(4), outputs=3, pooling=name) for name in ("last", "first", "mean", "none")
+    }
     variables = jax.jit(models["none"].init)(KEY, X)
     each = models["none"].apply(variables, X)
     assert each.shape == (3, 6, 3)
     np.testing.assert_allclose(models["last"].apply(variables, X), each[:, -1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(models["first"].apply(variables, X), each[:, 0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(models["mean"].apply(variables, X), each.mean(1), rtol=1e-5, atol=1e-6)
 
 
@@ -65,7 +68,7 @@ def test_dropout_acts_in_training_alone():
 @pytest.mark.parametrize(
     ("options", "x", "call", "error", "words"),
     [
-        ({"pooling": "max"}, X, {}, ValueError, "pooling must be 'last', 'mean' or 'none', got 'max'"),
+        ({"pooling": "max"}, X, {}, ValueError, "pooling must be 'last', 'first', 'mean' or 'none', got 'max'"),
         ({}, jnp.ones((1, 2), jnp.int32), {}, TypeError, "x has dtype int32 but wants floating"),
         ({"vocabulary": 4}, X, {}, TypeError, "x has dtype float32 but wants integer"),
         ({}, X, {"starts": jnp.zeros((3, 6), bool)}, ValueError, "starts want pooling='none', got 'last'"),

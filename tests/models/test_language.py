@@ -8,13 +8,13 @@ import pytest
 
 from jaxnets import ops, testing
 from jaxnets.layers import GRU, initial_carry
-from jaxnets.models import LanguageModel, hybrid_lm, transformer_lm
+from jaxnets.models import HybridLM, LanguageModel, RecurrentLM, TransformerLM
 from tests.reference.tolerance import tolerance
 
 MODELS = {
-    "recurrent": LanguageModel(GRU(6), 5, 4),
-    "transformer": transformer_lm(5, 8, 2, 2, hidden=8),
-    "hybrid": hybrid_lm(5, 8, 3, 2, window=3),
+    "recurrent": RecurrentLM(5, 6, 2, GRU),
+    "transformer": TransformerLM(5, 8, 2, 2, hidden=8),
+    "hybrid": HybridLM(5, 8, 3, 2, window=3),
 }
 
 
@@ -65,7 +65,7 @@ def test_learns_to_count_and_decodes_what_it_learned(name):
 
 
 def test_tied_weights_are_one_table():
-    tied, apart = transformer_lm(5, 8, 2, 2), transformer_lm(5, 8, 2, 2, tied=False)
+    tied, apart = TransformerLM(5, 8, 2, 2), TransformerLM(5, 8, 2, 2, tied=False)
     tokens = jnp.array([[1, 2, 3]])
     variables = tied.init(jax.random.key(0), tokens)
     assert "head" not in variables["params"]

@@ -6,10 +6,22 @@ from typing import TYPE_CHECKING, Any
 from jaxnets.cpu import tune_cpu
 
 if TYPE_CHECKING:
-    from jaxnets import data, interpret, layers, models, ops, testing, train, typing
+    from jaxnets import data, interpret, layers, models, ops, sharding, testing, train, typing
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "data", "interpret", "layers", "models", "ops", "testing", "train", "tune_cpu", "typing"]
+__all__ = [
+    "__version__",
+    "data",
+    "interpret",
+    "layers",
+    "models",
+    "ops",
+    "sharding",
+    "testing",
+    "train",
+    "tune_cpu",
+    "typing",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from jaxnets.train.guard import DivergedError, GuardState
 from jaxnets.train.programs import (
     DeviceResident,
     Sums,
+    in_place,
     is_resident,
     runs_scanned,
     scanned_runner,
@@ -79,6 +80,7 @@ def fit(
       DivergedError: If the guard kept too many steps in a row out, or in a sweep that of every member did.
       KeyboardInterrupt: After Ctrl-C; Terminated, which is one too, after SIGTERM.
     """
+    step = in_place(step, state)
     if is_resident(data):
         scan = runs_scanned(step, state, data) if scan is None else scan
         run = (scanned_runner if scan else single_runner)(step, data)

@@ -1,5 +1,6 @@
 """The compiled programs behind `fit`: many steps in one, or one step at a time."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -44,6 +45,33 @@ def runs_scanned(step: Step, state: State, data: Any) -> bool:
     if next(iter(state.step.devices())).platform != "cpu":
         return True
     return "stablehlo.convolution" not in jax.jit(step).lower(state, _batch_shape(data)).as_text()
+
+
+def in_place(step: Step, state: State) -> Step:
+    """The step with every leaf of its state left on the devices where the given state has it.
+
+    A compiler free to choose would place some anew, and the next call would be compiled for that.
+    """
+    if len(state.step.sharding.device_set) == 1:
+        return step
+    return _InPlace(step, tuple(leaf.sharding for leaf in jax.tree.leaves(state)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _InPlace:
+    """Equal to another of the same step and places, so that one program serves every call of `fit`."""
+
+    step: Step
+    places: tuple[Any, ...]
+
+    def __call__(self, state: State, batch: Batch) -> tuple[State, Sums]:
+        state, sums = self.step(state, batch)
+        return self.put(state), sums
+
+    def put(self, state: State) -> State:
+        """The state where it belongs."""
+        leaves, structure = jax.tree.flatten(state)
+        return jax.tree.unflatten(structure, map(lax.with_sharding_constraint, leaves, self.places))
 
 
 def scanned_runner(step: Step, data: Any) -> Runner:
@@ -130,7 +158,9 @@ def _many_steps(step: Step, state: State, data: Any, order: Any, count: Any) -> 
         return *lax.fori_loop(0, count, body, (state, sums)), order
 
     sums = _zeros(_sums_shape(step, state, _batch_shape(data)))
-    return lax.while_loop(lambda carry: carry[0].step < end, rest_of_epoch, (state, sums, order))
+    state, sums, order = lax.while_loop(lambda carry: carry[0].step < end, rest_of_epoch, (state, sums, order))
+    # What a loop hands out may lie elsewhere than what it goes round with.
+    return step.put(state) if isinstance(step, _InPlace) else state, sums, order
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)

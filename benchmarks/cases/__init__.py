@@ -9,6 +9,7 @@ from benchmarks.cases import (
     newton,
     recurrent,
     resnet,
+    training,
     transformer,
     variants,
 )
@@ -29,5 +30,7 @@ CASES: dict[str, Case] = {
         attention.DECODE,
         attention.PREFILL,
         transformer.CASE,
+        training.TRAINER,
+        training.SWEEP,
     )
 }

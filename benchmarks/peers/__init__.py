@@ -88,6 +88,12 @@ PEERS: dict[str, Peer] = {
         options={"stepwise": True},
         beside="jaxnets",
     ),
+    "jaxnets_separate": Peer(
+        "the members of a sweep one after the other", "benchmarks.peers.jaxnets", _OURS, options={"separate": True}
+    ),
+    "jaxnets_bare": Peer(
+        "its step in one compiled loop, nothing around", "benchmarks.peers.jaxnets", _OURS, options={"bare": True}
+    ),
     "flax": Peer("Flax Linen and Optax, jitted step", "benchmarks.peers.flax", ("flax", *_JAX)),
     "jax": Peer("jax.nn, jitted", "benchmarks.peers.jax_nn", ("jax", "jaxlib", "numpy")),
     "nnx": Peer("Flax NNX, split and jitted", "benchmarks.peers.nnx", ("flax", *_JAX)),

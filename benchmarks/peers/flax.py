@@ -1,5 +1,6 @@
 """Flax Linen with Optax, as its users write it."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,6 +91,11 @@ def resnet(problem: Problem) -> Contender:
     return _training(problem, model, optax.sgd(0.01, momentum=0.9))
 
 
+def trainer(problem: Problem) -> Contender:
+    """A Python loop over a jitted step, the batches cut in NumPy."""
+    return _PythonLoop(problem)
+
+
 def recurrent(problem: Problem) -> Contender:
     """`nn.RNN` over its cell."""
     make, convert = {
@@ -168,6 +174,71 @@ def transformer(problem: Problem) -> Contender:
         return optax.softmax_cross_entropy_with_integer_labels(y, labels).mean()
 
     return CompiledLayer(problem, convert, apply, loss=loss)
+
+
+class _MLP(nn.Module):
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(10, name="head")(nn.relu(nn.Dense(self.hidden, name="dense_1")(x)))
+
+
+class _PythonLoop:
+    """Epochs of steps, as they stand in the examples of Flax.
+
+    Attributes:
+      variant: Nothing was chosen.
+      compile_seconds: The first steps.
+      program_bytes: Not asked for.
+    """
+
+    variant = ""
+    program_bytes: Mapping[str, int] | None = None
+
+    def __init__(self, problem: Problem):
+        model, self._optimizer = _MLP(problem.parameters["hidden"]), optax.adam(1e-3)
+        params = jax.tree.map(jnp.array, nested(problem.weights))
+        self._state = params, self._optimizer.init(params)
+        self._data, self._size, self._taken = problem.batch, problem.parameters["batch"], 0
+        self._order: np.ndarray = np.array([])
+
+        def step(state: Any, batch: Any) -> Any:
+            def objective(params: Any) -> Any:
+                logits = model.apply({"params": params}, batch["x"])
+                return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
+
+            params, opt_state = state
+            loss, gradient = jax.value_and_grad(objective)(params)
+            updates, opt_state = self._optimizer.update(gradient, opt_state, params)
+            return (optax.apply_updates(params, updates), opt_state), loss
+
+        self._step = jax.jit(step, donate_argnums=0)
+        start = time.perf_counter()
+        self._losses = [self._take(1)[0] for _ in range(3)]
+        self.compile_seconds = time.perf_counter() - start
+
+    def results(self) -> Mapping[str, np.ndarray]:
+        """The losses of the first three steps."""
+        return {"losses": np.array(self._losses)[:, None]}
+
+    def run(self, steps: int) -> None:
+        """Takes steps; the losses are kept on the device and read at the end."""
+        self._take(steps)
+
+    def _take(self, steps: int) -> list[float]:
+        losses = []
+        for _ in range(steps):
+            epoch, i = divmod(self._taken, len(self._data["x"]) // self._size)
+            if i == 0 or not self._order.size:
+                key = jax.random.fold_in(jax.random.key(0), epoch)
+                self._order = np.asarray(jax.random.permutation(key, len(self._data["x"])))
+            rows = self._order[i * self._size : (i + 1) * self._size]
+            batch = {name: array[rows] for name, array in self._data.items()}
+            self._state, loss = self._step(self._state, batch)
+            losses.append(loss)
+            self._taken += 1
+        return [float(loss) for loss in losses]
 
 
 def _decoder(problem: Problem) -> tuple[nn.Module, Any, dict[str, Any]]:

@@ -13,6 +13,7 @@ from jax import lax
 
 import jaxnets as jn
 from benchmarks.case import Arrays, Contender, Problem
+from benchmarks.peers import fitted
 from benchmarks.peers.compiled import CompiledStep, flattened, nested
 from benchmarks.peers.layer import CompiledDecoder, CompiledLayer
 
@@ -38,6 +39,8 @@ _MODELS: dict[str, Callable[[Mapping[str, int]], Any]] = {
     "decode": _attention,
     "prefill": _attention,
     "transformer": _language_model,
+    "trainer": fitted.model,
+    "sweep": fitted.model,
     "newton": lambda parameters: jn.layers.GRU(parameters["hidden"]),
     "variants": lambda parameters: jn.layers.LSTM(
         parameters["hidden"],
@@ -96,6 +99,16 @@ def convolution(problem: Problem) -> Contender:
     """The layer by one of its implementations."""
     layer = _MODELS[problem.case](problem.parameters).copy(**problem.options)
     return CompiledLayer(problem, nested, lambda params, x: (layer.apply({"params": params}, x), {}))
+
+
+def trainer(problem: Problem) -> Contender:
+    """A run by `fit`, or in a bare loop."""
+    return fitted.trainer(problem)
+
+
+def sweep(problem: Problem) -> Contender:
+    """Runs all at once, or one after the other."""
+    return fitted.sweep(problem)
 
 
 def recurrent(problem: Problem) -> Contender:

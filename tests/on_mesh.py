@@ -45,7 +45,7 @@ def problem(name):
     y = rng.integers(0, 64, ROWS).astype(np.int32)
     if name == "language":
         x = rng.integers(0, 64, (ROWS, 9)).astype(np.int32)
-        model = models.transformer_lm(vocabulary=64, features=32, depth=1, num_heads=8)
+        model = models.TransformerLM(vocabulary=64, features=32, depth=1, num_heads=8)
         return model, {"x": x[:, :-1], "y": x[:, 1:]}, lambda outputs, batch: ops.cross_entropy(outputs[0], batch["y"])
     shape = {"dense": (32,), "recurrent": (6, 32), "cnn": (28, 28, 1)}[name]
     model = {"dense": Dense(), "recurrent": Recurrent(), "cnn": models.SmallCNN(classes=64)}[name]
@@ -81,7 +81,7 @@ def trained(name, mesh, host):
 if __name__ == "__main__":
     results = {}
     for name in sys.argv[1].split(","):
-        for kind in ("none", *MESHES):
+        for kind in ("none", *sys.argv[2].split(",")):
             mesh = None if kind == "none" else sharding.make_mesh(**MESHES[kind])
             results[f"{name} {kind}"] = trained(name, mesh, host=kind == "all")
     sys.stdout.write(json.dumps(results))

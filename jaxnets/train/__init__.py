@@ -3,6 +3,7 @@
 from jaxnets.train import plots
 from jaxnets.train.checkpoint import Checkpoints
 from jaxnets.train.guard import DivergedError, Guard, GuardState
+from jaxnets.train.ledger import Compilation, CompileLedger
 from jaxnets.train.logging import CompileClock, JsonLines, progress, read_json_lines, to_json
 from jaxnets.train.loop import Terminated, evaluate, every, fit
 from jaxnets.train.metrics import accuracy, confusion_matrix, top_k_accuracy
@@ -22,7 +23,9 @@ __all__ = [
     "SCHEDULES",
     "Best",
     "Checkpoints",
+    "Compilation",
     "CompileClock",
+    "CompileLedger",
     "DeviceResident",
     "DivergedError",
     "Guard",

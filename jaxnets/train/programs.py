@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,9 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnets.train.paths import flatten
 from jaxnets.train.state import State
 from jaxnets.train.step import Step
 from jaxnets.typing import Batch, Mean
+
+_LOGGER = logging.getLogger(__name__)
 
 Sums = dict[str, Mean]
 Runner = Callable[[State, int, int], tuple[State, Sums]]
@@ -44,7 +48,15 @@ def runs_scanned(step: Step, state: State, data: Any) -> bool:
         return False
     if next(iter(state.step.devices())).platform != "cpu":
         return True
-    return "stablehlo.convolution" not in jax.jit(step).lower(state, _batch_shape(data)).as_text()
+    shapes, structure = jax.tree.flatten(jax.eval_shape(lambda *trees: trees, state, _batch_shape(data)))
+    return not _holds_convolution(step, structure, tuple(shapes))
+
+
+@functools.lru_cache(maxsize=64)
+def _holds_convolution(step: Step, structure: Any, shapes: tuple[Any, ...]) -> bool:
+    # Lowering takes a tenth of a second, which short runs, one after the other, would feel.
+    state, batch = jax.tree.unflatten(structure, shapes)
+    return "stablehlo.convolution" in jax.jit(step).lower(state, batch).as_text()
 
 
 def in_place(step: Step, state: State) -> Step:
@@ -116,12 +128,14 @@ def streamed_runner(step: Step, data: Any, done: int) -> Runner:
         data.seek(done)
     batches = _without_end(data)
     zeros: Any = None
+    seen: set[Any] = set()
 
     def run(state: State, done: int, count: int) -> tuple[State, Sums]:
         nonlocal zeros
         sums = zeros
         for _ in range(count):
             batch = next(batches)
+            _tell_new_shapes(seen, batch)
             if sums is None:
                 sums = zeros = _zeros(_sums_shape(step, state, batch))
             state, sums = _one_batch(step, state, batch, sums)
@@ -139,6 +153,16 @@ def is_resident(data: Any) -> bool:
     if jax.tree_util.all_leaves([data]):
         raise TypeError(f"fit: device-resident data must be a pytree of its arrays, got {type(data).__name__}")
     return True
+
+
+def _tell_new_shapes(seen: set[Any], batch: Batch) -> None:
+    """Warns of a batch that the step is compiled anew for."""
+    shapes = tuple((jnp.shape(leaf), getattr(leaf, "dtype", None)) for leaf in jax.tree.leaves(batch))
+    if shapes not in seen:
+        if seen:
+            told = ", ".join(f"{path} {leaf.dtype}{list(jnp.shape(leaf))}" for path, leaf in flatten(batch).items())
+            _LOGGER.warning("fit: the step is compiled again, for a batch of other shapes: %s", told)
+        seen.add(shapes)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 3))

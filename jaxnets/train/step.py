@@ -11,6 +11,7 @@ import optax
 
 from jaxnets.train.accumulation import gradient_of
 from jaxnets.train.average import averaged
+from jaxnets.train.checks import with_checks
 from jaxnets.train.guard import Guard, guarded
 from jaxnets.train.precision import Precision, in_precision, scaled, unscaled
 from jaxnets.train.state import State, model_inputs
@@ -41,6 +42,7 @@ def make_step(
     precision: Precision | None = None,
     ema: float | None = None,
     guard: Guard | None = None,
+    checks: bool = False,
 ) -> Step:
     """Makes the training step, pure and not yet compiled: it works under `jit`, `scan` and `vmap` alike.
 
@@ -61,6 +63,8 @@ def make_step(
       ema: How much of the moving average of all variables stays at each step, such as 0.999; None for no average.
         Where there is one, `make_eval_step` and `predict` take it.
       guard: Keeps steps out whose loss or gradient is not finite.
+      checks: Whether the step raises at lengths out of range, and at a loss that is not finite, as that of labels and
+        ids out of range and of a cache that is full: for finding mistakes, since it costs time.
 
     Returns:
       `step(state, batch) -> (state, metrics)`, where metrics hold sums, `Mean(total, weight)`.
@@ -104,7 +108,7 @@ def make_step(
             new_state, sums = guarded(guard, precision, state, new_state, gradient, sums)
         return new_state, sums
 
-    return step
+    return with_checks(step) if checks else step
 
 
 def make_eval_step(

@@ -49,9 +49,9 @@ def problem(rows, where, convolve=False):
 @pytest.mark.parametrize(
     ("rows", "parts", "where"),
     [
-        (8, 4, np.ones(8, bool)),
+        pytest.param(8, 4, np.ones(8, bool), marks=pytest.mark.exhaustive),
         (7, 3, np.arange(7) % 3 != 0),  # parts of 3, 3 and 1 rows, the last of which is masked
-        (9, 4, np.arange(9) > 5),  # whole parts masked
+        pytest.param(9, 4, np.arange(9) > 5, marks=pytest.mark.exhaustive),  # whole parts masked
         (6, 2, np.zeros(6, bool)),
     ],
 )

@@ -54,6 +54,7 @@ def test_a_gradient_alone_may_be_at_fault(made):
     assert made.digest(kept(after)) == made.digest(kept(before))
 
 
+@pytest.mark.exhaustive
 def test_steps_without_trouble_are_those_without_a_guard(made):
     step = jax.jit(train.make_step(made.model, made.optimizer, made.loss, guard=train.Guard()))
     state = train.create(made.model, made.optimizer, made.batch, key=jax.random.key(0), guard=train.Guard())
@@ -61,7 +62,9 @@ def test_steps_without_trouble_are_those_without_a_guard(made):
     chex.assert_trees_all_close(step(state, made.batch)[0].params, plain(made.state(), made.batch)[0].params)
 
 
-@pytest.mark.parametrize("way", ["scan", "single", "stream"])
+@pytest.mark.parametrize(
+    "way", ["scan", *(pytest.param(way, marks=pytest.mark.exhaustive) for way in ("single", "stream"))]
+)
 def test_too_many_in_a_row_stop_fit_with_step_and_place(made, step, state, way):
     x = made.arrays["x"].copy()
     x[:] = np.where(np.arange(len(x))[:, None] % 2, np.nan, x)

@@ -34,19 +34,18 @@ def test_each_member_is_its_own_run_and_one_that_diverges_disturbs_none(made, tm
     assert metrics["loss"].shape == (3, 4)
     assert metrics["nonfinite"][:, :2].sum() == 0 < metrics["nonfinite"][:, 2:].sum()
     assert states.guard.stopped.tolist() == [False, False, True, True]
-    for i in (0, 1):
-        own = {name: values[i].item() for name, values in hyper.items()}
+    own = {name: values[1].item() for name, values in hyper.items()}
 
-        def loss(outputs, batch, own=own):
-            return smoothed(outputs, {**batch, "hyper": own})
+    def loss(outputs, batch):
+        return smoothed(outputs, {**batch, "hyper": own})
 
-        kept = {name: OPTIONS[name] for name in ("guard", "ema")}
-        state = train.create(made.model, make_optimizer(own), made.batch, key=keys[i], **kept)
-        step = train.make_step(made.model, make_optimizer(own), loss, **OPTIONS)
-        state, _ = train.fit(state, step, made.data, steps=10)
-        mine = train.member(states, i)
-        assert jnp.all(mine.key == state.key)
-        chex.assert_trees_all_close(mine.replace(key=0), state.replace(key=0), rtol=1e-6, atol=1e-6)
+    kept = {name: OPTIONS[name] for name in ("guard", "ema")}
+    state = train.create(made.model, make_optimizer(own), made.batch, key=keys[1], **kept)
+    step = train.make_step(made.model, make_optimizer(own), loss, **OPTIONS)
+    state, _ = train.fit(state, step, made.data, steps=10)
+    mine = train.member(states, 1)
+    assert jnp.all(mine.key == state.key)
+    chex.assert_trees_all_close(mine.replace(key=0), state.replace(key=0), rtol=1e-6, atol=1e-6)
 
     evaluated = train.evaluate(train.swept(made.eval_step), states, [made.batch])
     alone = train.evaluate(made.eval_step, train.member(states, 1), [made.batch])

@@ -66,7 +66,7 @@ DECODE = Case(
     peers=("torch", "jax", "flax", "nnx"),
     agreement={"y": 1e-5},
     batch=_tokens,
-    targets=(Target("flax", 0.5, tuple(shape.name for shape in _DECODED), mode="forward"),),
+    targets=(Target("flax", 0.5, tuple(shape.name for shape in _DECODED), mode="forward", each=True),),
     modes=("forward",),
     seconds=0.1,
 )

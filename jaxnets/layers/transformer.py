@@ -154,6 +154,23 @@ class TransformerBlock(nn.Module):
             raise ValueError(f"{name}: memory is given but cross is None: nothing attends to it")
 
 
+_ARITHMETIC = "abs", "add", "add_any", "clamp", "div", "max", "min", "mul", "neg", "sign", "sub"
+_FUNCTIONS = "erf", "exp", "expm1", "integer_pow", "log", "log1p", "logistic", "pow", "rsqrt", "sqrt", "square", "tanh"
+_CHOICES = "and", "eq", "ge", "gt", "is_finite", "le", "lt", "ne", "not", "or", "select_n"
+_MOVES = "broadcast_in_dim", "concatenate", "convert_element_type", "reshape", "slice", "split", "squeeze", "transpose"
+_OTHERS = "copy", "iota", "reduce_max", "reduce_sum", "stop_gradient"
+_CHEAP = frozenset((*_ARITHMETIC, *_FUNCTIONS, *_CHOICES, *_MOVES, *_OTHERS))
+
+
+def _kept(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Whether the gradient keeps what an operation gave, for every layer of a loop, or computes it again.
+
+    Norms, activations and the like cost more to store than to compute: with all of it kept a Transformer takes a third
+    longer, and more than twice the memory.
+    """
+    return primitive.name not in _CHEAP
+
+
 class Repeated(nn.Module):
     """A layer over time, several times one on another, each with parameters of its own: compiled once for any depth.
 
@@ -162,8 +179,8 @@ class Repeated(nn.Module):
     Attributes:
       layer: One layer, whose output has the shape and dtype of its input.
       times: How many there are.
-      remat: Whether the gradient runs each layer again instead of keeping what happened inside: less memory for one
-        more forward pass.
+      remat: Whether the gradient runs each layer again instead of keeping what its products and loops gave: less memory
+        for one more forward pass.
 
     On a CPU the gradient of a convolution is many times slower inside the loop that this is: take `Stack` there.
 
@@ -204,7 +221,7 @@ class Repeated(nn.Module):
             return y.astype(below.dtype), carry
 
         run = nn.scan(
-            nn.remat(one, prevent_cse=False) if self.remat else one,
+            nn.remat(one, prevent_cse=False, policy=None if self.remat else _kept),
             variable_axes={True: 0},
             split_rngs={True: True},
             in_axes=1,

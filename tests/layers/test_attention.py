@@ -20,6 +20,7 @@ from jaxnets.layers import (
     Stack,
     TransformerBlock,
     initial_carry,
+    transformer,
 )
 from jaxnets.layers.recurrent import GRU
 from tests.reference.tolerance import tolerance
@@ -40,7 +41,8 @@ MORE_LAYERS = {
     "pointwise": CausalConv(4, 1),
     "post norm": TransformerBlock(SelfAttention(2), norm_first=False, hidden=6),
     "parallel": TransformerBlock(GRU(8), parallel=True, hidden=6),
-    "repeated": Repeated(TransformerBlock(SelfAttention(2), hidden=6), times=2, remat=True),
+    "repeated": Repeated(TransformerBlock(SelfAttention(2), hidden=6), times=2),
+    "repeated again": Repeated(TransformerBlock(SelfAttention(2), hidden=6), times=2, remat=True),
     "positions": Stack((LearnedPosition(64), SinusoidalPosition())),
     "stack": Stack((CausalConv(8, 2), SelfAttention(2, window=3))),
 }
@@ -165,6 +167,40 @@ def test_depth_costs_no_compilation():
         return len(jax.jit(gradient).lower(variables, x).as_text().splitlines())
 
     assert program(12) == program(2)
+
+
+def block_of(features=8):
+    return TransformerBlock(SelfAttention(2), hidden=2 * features)
+
+
+def test_repeated_layers_are_a_stack_of_them():
+    repeated, stack = Repeated(block_of(), times=3), Stack(tuple(block_of() for _ in range(3)))
+    variables, x = made(repeated)
+
+    def unstacked(variables):
+        own = variables["params"]["layer"]
+        return {"params": {f"layers_{i}": jax.tree.map(lambda leaf: leaf[i], own) for i in range(3)}}  # noqa: B023
+
+    def number(variables, x, layer=repeated):
+        return jnp.sum(jnp.sin(layer.apply(variables, x)[0]))
+
+    def number_of_stack(variables, x):
+        return number(unstacked(variables), x, stack)
+
+    got, want = (jax.jit(jax.value_and_grad(f, (0, 1)))(variables, x) for f in (number, number_of_stack))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance("float32")), got, want)
+
+
+def test_repeated_layers_keep_only_what_is_dear(monkeypatch):
+    def temporaries():
+        layer, x = Repeated(block_of(32), times=8), jax.ShapeDtypeStruct((4, 32, 32), jnp.float32)
+        variables = jax.eval_shape(layer.init, jax.random.key(0), x)
+        gradient = jax.jit(jax.grad(lambda variables, x: jnp.sum(layer.apply(variables, x)[0])))
+        return gradient.lower(variables, x).compile().memory_analysis().temp_size_in_bytes
+
+    kept = temporaries()
+    monkeypatch.setattr(transformer, "_kept", lambda *_, **__: True)
+    assert kept < 0.6 * temporaries()
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_resnet_agrees(capsys):
         (
             ["run", "nope"],
             "no case 'nope': there are cnn, convolution, resnet, lstm, gru, rnn, variants, linear_recurrence, newton, "
-            "attention, decode, prefill, transformer, recurrent, or all",
+            "attention, decode, prefill, transformer, trainer, sweep, recurrent, or all",
         ),
         (["run", "cnn", "--peers", "flax,nope"], "no peer 'nope': there are jaxnets"),
         (["run", "cnn", "--peers", "./nope.py"], "there is no such file"),

@@ -138,6 +138,7 @@ def test_gradient_flow_of_runs(trained, run):
     assert "gru (copy): memory" in out
 
 
+@pytest.mark.exhaustive
 def test_ctrl_c_and_resume_give_the_same_bits(run, interrupted):
     options = ["--length", "20", "--hidden", "8", "--batch-size", "8", "--steps", "4000", "--checkpoint-every", "1500"]
     assert run("train", *options, "--run", "whole")[0] == 0

@@ -138,6 +138,8 @@ def cached_attention(
     room for any number of steps; without, a row whose steps do not fit gives NaN and leaves its cache as it was. Where
     the cache is given away (`donate_argnums`, or the carry of a loop) it is written in place.
 
+    Rotary positions come before: `rotary(q, step_positions(batch, time, cache).relative)`, and likewise for k.
+
     Args:
       cache: From the call before, or `empty_cache`; None stands for an empty one with just the room.
       window: Keeps the keys of so many positions, the query's own and those before it.

@@ -46,12 +46,12 @@ def gated(cell: Callable[[int], Any], vocabulary: int, features: int, depth: int
 def transformer(vocabulary: int, features: int, depth: int, dropout: float) -> Any:
     """Attention to the last `BLOCK` tokens, in heads of 32 features."""
     heads = max(features // 32, 1)
-    return models.transformer_lm(vocabulary, features, depth, heads, window=BLOCK, dropout=dropout)
+    return models.TransformerLM(vocabulary, features, depth, heads, window=BLOCK, dropout=dropout)
 
 
 def hybrid(vocabulary: int, features: int, depth: int, dropout: float) -> Any:
     """RG-LRUs, and attention to the last 64 tokens in every third block."""
-    return models.hybrid_lm(vocabulary, features, depth, max(features // 32, 1), window=64, dropout=dropout)
+    return models.HybridLM(vocabulary, features, depth, max(features // 32, 1), window=64, dropout=dropout)
 
 
 MODELS: dict[str, Callable[[int, int, int, float], Any]] = {

@@ -80,7 +80,7 @@ class AdditiveAttention(nn.Module):
         def score(key: Array, shape: tuple[int], dtype: DTypeLike) -> Array:
             return self.kernel_init(key, (*shape, 1), dtype)[:, 0]
 
-        def params(width: int) -> dict[str, Array]:
+        def params(width: int) -> dict[str, Any]:
             size, dtype = self.features, self.param_dtype
             return {
                 "query_kernel": self.param("query_kernel", self.kernel_init, (x.shape[-1], size), dtype),
@@ -132,7 +132,7 @@ class MultiplicativeAttention(nn.Module):
     ) -> tuple[Float[Array, "b t e"], AlignmentCache]:
         """Runs over the steps of x, as `AdditiveAttention` does."""
 
-        def params(width: int) -> dict[str, Array]:
+        def params(width: int) -> dict[str, Any]:
             return {"kernel": self.param("kernel", self.kernel_init, (x.shape[-1], width), self.param_dtype)}
 
         given = memory, memory_lengths, lengths, starts, carry
@@ -143,7 +143,7 @@ def _attended(
     layer: Any,
     attend: Callable[..., tuple[Array, Array]],
     project: Callable[..., Array],
-    make_params: Callable[[int], dict[str, Array]],
+    make_params: Callable[[int], dict[str, Any]],
     x: Array,
     memory: Array | None,
     memory_lengths: Array | None,

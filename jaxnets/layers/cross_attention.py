@@ -105,8 +105,8 @@ class CrossAttention(nn.Module):
         assert carry is not None
         y = ops.dot_product_attention(
             heads("query", x, self.num_heads),
-            carry.k,
-            carry.v,
+            carry.k.astype(dtype),
+            carry.v.astype(dtype),
             lengths=jnp.full(x.shape[0], x.shape[1], jnp.int32) if lengths is None else lengths,
             key_lengths=carry.lengths,
             dropout=self.dropout if train else 0.0,

@@ -3,7 +3,7 @@
 from jaxnets.models.classifier import SequenceClassifier
 from jaxnets.models.cnn import MLP, ConvNet, LeNet5, SmallCNN
 from jaxnets.models.encoder import Encoder
-from jaxnets.models.language import HybridLM, LanguageModel, RecurrentLM, TransformerLM, hybrid_lm, transformer_lm
+from jaxnets.models.language import HybridLM, LanguageModel, RecurrentLM, TransformerLM
 from jaxnets.models.resnet import ResNet, resnet18, resnet34, resnet50
 from jaxnets.models.seq2seq import Seq2Seq, recurrent_seq2seq, transformer_seq2seq
 from jaxnets.models.vit import ViT
@@ -24,11 +24,9 @@ __all__ = [
     "TransformerLM",
     "ViT",
     "Writer",
-    "hybrid_lm",
     "recurrent_seq2seq",
     "resnet18",
     "resnet34",
     "resnet50",
-    "transformer_lm",
     "transformer_seq2seq",
 ]

@@ -81,11 +81,12 @@ class Encoder(nn.Module):
             )
         position = self.position.clone(parent=None) if isinstance(self.position, nn.Module) else self.position
         block = TransformerBlock(
-            SelfAttention(self.num_heads, causal=False, position=position),
+            SelfAttention(self.num_heads, causal=False, position=position, parent=None),
             hidden=self.hidden,
             gated=self.gated,
             norm=self.norm,
             dropout=self.dropout,
+            parent=None,  # It is the blocks' own, below.
         )
         embed = nn.Embed(self.vocabulary, self.features, dtype=self.dtype, name="embedding")
         y = nn.Dropout(self.dropout, deterministic=not train)(embed(ops.zero_padding(x, lengths)))

@@ -292,6 +292,3 @@ class HybridLM(nn.Module):
     def initial_carry(self, spec: jax.ShapeDtypeStruct) -> Carry:
         """The blocks' states before any token."""
         return self.model.initial_carry(spec)
-
-
-transformer_lm, hybrid_lm = TransformerLM, HybridLM

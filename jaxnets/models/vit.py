@@ -73,10 +73,11 @@ class ViT(nn.Module):
             x = jnp.concatenate([first, x], axis=1)
         x = nn.Dropout(self.dropout, deterministic=not train)(x + self._position(x.shape[1:], x.dtype)[None])
         block = TransformerBlock(
-            SelfAttention(self.num_heads, causal=False, use_bias=True),
+            SelfAttention(self.num_heads, causal=False, use_bias=True, parent=None),
             hidden=self.hidden,
             use_bias=True,
             dropout=self.dropout,
+            parent=None,  # It is the blocks' own, below.
         )
         x, _ = Repeated(block, self.depth, self.remat, name="layer")(x, train=train)
         x = nn.LayerNorm(dtype=x.dtype, name="norm")(x)

@@ -87,9 +87,12 @@ class Remembering(nn.Module):
     """A layer that attends, over a memory that stays the same."""
 
     layer: nn.Module
+    constant: bool = False
 
     def __call__(self, x, *, lengths=None, starts=None, carry=None, train=False):
         carry = self.begin(x) if carry is None else carry
+        if self.constant:
+            carry = carry._replace(memory=jax.lax.stop_gradient(carry.memory))
         return self.layer(x, lengths=lengths, starts=starts, carry=carry, train=train)
 
     def begin(self, x):
@@ -100,11 +103,14 @@ class Remembering(nn.Module):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.parametrize("constant", [False, True], ids=["", "constant memory"])
 @by_name
-def test_laws(name):
-    layer = Remembering(LAYERS[name])
+def test_laws(name, constant):
+    """Sequences packed in one row share its memory, whose gradient is then of all of them: packing has it constant."""
+    layer = Remembering(LAYERS[name], constant)
     testing.check_sequence_layer(
         layer,
+        laws=["packing"] if constant else [law for law in testing.LAWS if law != "packing"],
         initial_carry=lambda variables, spec: layer.apply(variables, spec, method="begin"),
         compiler_options=testing.quick_compile(),
     )

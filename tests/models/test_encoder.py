@@ -18,15 +18,21 @@ LENGTHS = jnp.array([5, 2, 0])
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize(
-    "model", [MODEL, MODEL.clone(position=RelativeBias(8, 16, bidirectional=True), gated=True)], ids=["rotary", "bias"]
-)
-def test_laws(model):
+def test_laws():
     spec = jax.ShapeDtypeStruct((3, 9), jnp.int32)
-    testing.check_sequence_layer(model, spec, vocabulary=5, carry=False, compiler_options=testing.quick_compile())
+    testing.check_sequence_layer(MODEL, spec, vocabulary=5, carry=False, compiler_options=testing.quick_compile())
 
 
-@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_parameters_have_their_names():
+    model = MODEL.clone(position=RelativeBias(8, 16, bidirectional=True), gated=True)
+    params = jax.eval_shape(model.init, KEY, TOKENS)["params"]
+    assert sorted(params) == ["embedding", "layer", "norm"]
+    block = params["layer"]["layer"]
+    assert sorted(block) == ["down", "gate", "mixer", "norm_mixer", "norm_mlp", "up"]
+    assert block["mixer"]["position"]["table"].shape == (2, 8, 2)
+
+
+@pytest.mark.parametrize("pooling", ["first", pytest.param("mean", marks=pytest.mark.exhaustive)])
 def test_a_class_is_of_the_tokens_that_count(pooling):
     model = SequenceClassifier(MODEL, outputs=3, pooling=pooling)
     variables = jax.jit(model.init)(KEY, TOKENS)

@@ -1,5 +1,6 @@
 """Models of language: laws over tokens, learning, streaming, and what they refuse."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,16 @@ import optax
 import pytest
 
 from jaxnets import ops, testing
-from jaxnets.layers import GRU, initial_carry
+from jaxnets.layers import (
+    GRU,
+    MinGRU,
+    RelativeBias,
+    Repeated,
+    SelfAttention,
+    Stack,
+    TransformerBlock,
+    initial_carry,
+)
 from jaxnets.models import HybridLM, LanguageModel, RecurrentLM, TransformerLM
 from tests.reference.tolerance import tolerance
 
@@ -72,6 +82,27 @@ def test_tied_weights_are_one_table():
     head = {"kernel": variables["params"]["embedding"]["embedding"].T, "bias": jnp.zeros(5)}
     other = {"params": {**variables["params"], "head": head}}
     np.testing.assert_allclose(tied.apply(variables, tokens)[0], apart.apply(other, tokens)[0], **tolerance("float32"))
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "norm"),
+    [
+        (
+            TransformerLM(5, 8, 2, 2, position=RelativeBias(8, 16)),
+            Repeated(TransformerBlock(SelfAttention(2, position=RelativeBias(8, 16))), 2),
+            nn.LayerNorm,
+        ),
+        (RecurrentLM(5, 8, 2, MinGRU), Stack((MinGRU(8), MinGRU(8))), None),
+    ],
+    ids=["transformer", "recurrent"],
+)
+def test_the_parameters_are_those_of_a_language_model(model, layer, norm):
+    tokens = jnp.array([[1, 2, 3]])
+    got, want = (
+        jax.eval_shape(each.init, jax.random.key(0), tokens)
+        for each in (model, LanguageModel(layer, 5, 8, tied=True, norm=norm))
+    )
+    assert got == want
 
 
 @pytest.mark.parametrize(

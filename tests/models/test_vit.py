@@ -34,6 +34,7 @@ def test_parameters_and_shapes(model, shape, count):
     logits, variables = outline(model, *shape)
     assert logits.shape == (shape[0], model.classes)
     assert sum(math.prod(p.shape) for p in jax.tree.leaves(variables)) == count
+    assert set(variables["params"]) - {"token"} == {"patch", "position", "layer", "norm", "head"}
 
 
 def test_types():
@@ -63,7 +64,7 @@ def test_patches_are_known_by_their_place_alone(pooling):
 def test_it_learns_digits():
     digits = data.load_images("digits")
     scaled, test = ({"x": part["x"] / np.float32(255), "y": part["y"]} for part in (digits.train, digits.test))
-    model, steps = ViT(classes=10, patch_size=2, features=32, depth=3, num_heads=4, dropout=0.1), 1000
+    model, steps = ViT(classes=10, patch_size=2, features=32, depth=3, num_heads=4, dropout=0.1), 600
     optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0, 3e-3, 100, steps), weight_decay=0.05)
 
     def loss(logits, batch):

@@ -10,7 +10,7 @@ from jaxnets import layers, models, ops
 PROMPT = np.array([1, 4, 2])
 MODELS = {
     "gru": models.LanguageModel(layers.GRU(6), 5, 6),
-    "cache": models.transformer_lm(5, 8, 1, 2),
+    "cache": models.TransformerLM(5, 8, 1, 2),
 }
 
 

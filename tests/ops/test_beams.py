@@ -83,7 +83,7 @@ def test_a_wider_beam_is_no_worse_here_and_its_rows_are_apart():
 
 
 @pytest.mark.parametrize(
-    "model", [models.LanguageModel(layers.GRU(6), 5, 6), models.transformer_lm(5, 8, 1, 2)], ids=["gru", "cache"]
+    "model", [models.LanguageModel(layers.GRU(6), 5, 6), models.TransformerLM(5, 8, 1, 2)], ids=["gru", "cache"]
 )
 def test_the_carries_of_models_follow_their_beams(model):
     prompt, lengths = jnp.array([[1, 2, 3], [4, 0, 0]]), jnp.array([3, 1])

@@ -12,8 +12,8 @@ from jaxnets import layers, models, ops
 VOCABULARY, ROOM = 6, 12
 MODELS = {
     "gru": models.LanguageModel(layers.GRU(8), VOCABULARY, 8),
-    "cache": models.transformer_lm(VOCABULARY, 8, 1, 2),
-    "ring": models.hybrid_lm(VOCABULARY, 8, 3, 2, window=3),
+    "cache": models.TransformerLM(VOCABULARY, 8, 1, 2),
+    "ring": models.HybridLM(VOCABULARY, 8, 3, 2, window=3),
 }
 PROMPT, LENGTHS = jnp.array([[1, 2, 3, 4], [5, 5, 9, 9], [2, 0, 1, 9]]), jnp.array([4, 2, 3])
 

@@ -284,15 +284,17 @@ def decode_stream(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
     >>> list(decode_stream(ByteTokenizer(), [110, 195, 169]))
     ['n', 'é']
     """
-    held: list[int] = []
+    # A token mostly is a text by itself, and the same few come again and again.
+    decode = functools.lru_cache(maxsize=1 << 16)(tokenizer.decode)
+    held: tuple[int, ...] = ()
     for token in tokens:
-        held.append(int(token))
-        text = tokenizer.decode(held)
+        held = (*held, int(token))
+        text = decode(held)
         if not text.endswith("\ufffd"):
             yield text
-            held = []
+            held = ()
     if held:
-        yield tokenizer.decode(held)
+        yield decode(held)
 
 
 def _code_points(text: str) -> np.ndarray:

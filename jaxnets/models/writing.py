@@ -26,7 +26,7 @@ class Writer:
     20
     """
 
-    def __init__(self, model: Any, *, at_once: int = 16, **sampling: Any):
+    def __init__(self, model: Any, *, at_once: int = 64, **sampling: Any):
         """Makes a writer; it compiles at its first prompt, and again for a prompt of another length.
 
         Args:
@@ -69,9 +69,9 @@ class Writer:
             shown = text
             if left > self.at_once:
                 text, state = self._go_on(variables, state, key)
-            count = min(int(shown.lengths[0]), left)
-            made, log_probs = np.asarray(shown.tokens[0]), np.asarray(shown.log_probs[0])
-            yield from zip(made[:count].tolist(), log_probs[:count].tolist(), strict=True)
+            made, lengths, log_probs = jax.device_get(shown)  # whole: to index an array on the device takes longer
+            count = min(int(lengths[0]), left)
+            yield from zip(made[0, :count].tolist(), log_probs[0, :count].tolist(), strict=True)
             if count < self.at_once:
                 return
 

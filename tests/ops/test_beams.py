@@ -41,7 +41,7 @@ def every_sequence(end):
                 yield tokens
 
 
-@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize("length_penalty", [0.0, 2.5])
 def test_a_beam_as_wide_as_the_space_finds_the_best(length_penalty):
     prompts = [[0, 1], [2, 2]]
     found = ops.beam_search(
@@ -83,7 +83,12 @@ def test_a_wider_beam_is_no_worse_here_and_its_rows_are_apart():
 
 
 @pytest.mark.parametrize(
-    "model", [models.LanguageModel(layers.GRU(6), 5, 6), models.TransformerLM(5, 8, 1, 2)], ids=["gru", "cache"]
+    "model",
+    [
+        models.TransformerLM(5, 8, 1, 2),
+        pytest.param(models.LanguageModel(layers.GRU(6), 5, 6), marks=pytest.mark.exhaustive),
+    ],
+    ids=["cache", "gru"],
 )
 def test_the_carries_of_models_follow_their_beams(model):
     prompt, lengths = jnp.array([[1, 2, 3], [4, 0, 0]]), jnp.array([3, 1])

@@ -17,24 +17,26 @@ def loss(logits, batch):
 
 
 def made(learning_rate=0.0, layer=None):
-    model = jn.models.LanguageModel(layer or jn.layers.GRU(5), vocabulary=7, features=4, dropout=0.0)
+    model = jn.models.LanguageModel(layer or jn.layers.RNN(5), vocabulary=7, features=4, dropout=0.0)
     optimizer, rows = optax.sgd(learning_rate), data.DeviceText(TOKENS, batch_size=3, time=4)
     step = train.make_step(model, optimizer, loss, apply=train.carried(model))
     batch = rows.batch(rows.order(0), 0)
     return model, rows, step, lambda: train.create(model, optimizer, batch, key=jax.random.key(0), keep_carry=True)
 
 
-@pytest.mark.parametrize("layer", [jn.layers.LSTM(5), jn.layers.SelfAttention(2, head_dim=2, window=6)], ids=repr)
+@pytest.mark.parametrize(
+    "layer", [jn.layers.LSTM(5), jn.layers.SelfAttention(2, head_dim=2, window=6)], ids=["lstm", "attention"]
+)
 def test_steps_with_a_carry_see_the_whole_row(layer):
     model, rows, step, create = made(layer=layer)
     state = first = create()
-    totals = []
+    totals, step = [], jax.jit(step)
     for i in range(3):
-        state, metrics = jax.jit(step)(state, rows.batch(rows.order(0), i))
+        state, metrics = step(state, rows.batch(rows.order(0), i))
         totals.append(metrics["loss"].total)
     whole = data.DeviceText(TOKENS, batch_size=3, time=12)
     batch = whole.batch(whole.order(0), 0)
-    logits, carry = model.apply(first.variables, batch["x"])
+    logits, carry = jax.jit(model.apply)(first.variables, batch["x"])
     np.testing.assert_allclose(sum(totals), loss(logits, batch).total, rtol=1e-5)
     for got, want in zip(jax.tree.leaves(state.carry), jax.tree.leaves(carry), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
@@ -44,6 +46,7 @@ def test_steps_with_a_carry_see_the_whole_row(layer):
 
 def test_the_gradient_is_that_of_the_steps_alone():
     model, rows, step, create = made(learning_rate=0.5)
+    step = jax.jit(step)
     state, _ = step(create(), rows.batch(rows.order(0), 0))
     batch = rows.batch(rows.order(0), 1)
 
@@ -51,7 +54,7 @@ def test_the_gradient_is_that_of_the_steps_alone():
         logits, _ = model.apply({"params": params}, batch["x"], carry=state.carry)
         return loss(logits, batch).value
 
-    want = jax.tree.map(lambda p, g: p - 0.5 * g, state.params, jax.grad(objective)(state.params))
+    want = jax.tree.map(lambda p, g: p - 0.5 * g, state.params, jax.jit(jax.grad(objective))(state.params))
     after, _ = step(state, batch)
     for got, expected in zip(jax.tree.leaves(after.params), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
@@ -59,10 +62,10 @@ def test_the_gradient_is_that_of_the_steps_alone():
 
 def test_fit_scans_and_the_carry_goes_along():
     _, rows, step, create = made(learning_rate=0.1)
-    state = create()
+    state, one = create(), jax.jit(step)
     for i in range(8):  # beyond an epoch of five
         epoch, at = divmod(i, rows.steps_per_epoch)
-        state, _ = jax.jit(step)(state, rows.batch(rows.order(epoch), at))
+        state, _ = one(state, rows.batch(rows.order(epoch), at))
     fitted, _ = train.fit(create(), step, rows, steps=8)
     for got, want in zip(jax.tree.leaves(fitted.carry), jax.tree.leaves(state.carry), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
@@ -71,15 +74,16 @@ def test_fit_scans_and_the_carry_goes_along():
 def test_an_evaluation_begins_anew():
     model, rows, step, create = made()
     batch = rows.batch(rows.order(0), 0)
-    state, _ = step(create(), batch)
-    evaluated = train.make_eval_step(model, loss, apply=train.carried(model))(state, batch)
-    np.testing.assert_allclose(evaluated["loss"].total, loss(model.apply(state.variables, batch["x"])[0], batch).total)
+    state, _ = jax.jit(step)(create(), batch)
+    evaluated = jax.jit(train.make_eval_step(model, loss, apply=train.carried(model)))(state, batch)
+    logits, _ = jax.jit(model.apply)(state.variables, batch["x"])
+    np.testing.assert_allclose(evaluated["loss"].total, loss(logits, batch).total, rtol=1e-6)
 
 
 def test_without_a_carry_there_is_none():
     model, rows, step, _ = made()
     batch = rows.batch(rows.order(0), 0)
-    state, _ = step(train.create(model, optax.sgd(0.0), batch, key=jax.random.key(0)), batch)
+    state, _ = jax.jit(step)(train.create(model, optax.sgd(0.0), batch, key=jax.random.key(0)), batch)
     assert state.carry is None
 
 

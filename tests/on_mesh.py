@@ -53,7 +53,25 @@ def problem(name):
     return model, {"x": x, "y": y}, lambda outputs, batch: ops.cross_entropy(outputs, batch["y"])
 
 
+def swept(mesh):
+    """Eight members, one to a device."""
+    model, arrays, loss = problem("dense")
+    source = data.DeviceData(arrays, BATCH, seed=0)
+    state, step = train.make_sweep(
+        model,
+        lambda hyper: train.optimizer("momentum", hyper["rate"]),
+        loss,
+        source.batch(source.order(0), 0),
+        keys=jax.random.split(jax.random.key(0), 8),
+        hyper={"rate": np.geomspace(0.01, 0.1, 8)},
+        mesh=mesh,
+    )
+    return fitted(state, step, source)
+
+
 def trained(name, mesh, host):
+    if name == "sweep":
+        return swept(mesh)
     model, arrays, loss = problem(name)
     optimizer = train.optimizer("momentum", 0.05)
     resident = data.DeviceData(arrays, BATCH, seed=0)
@@ -65,10 +83,13 @@ def trained(name, mesh, host):
     state = train.create(model, optimizer, resident.batch(resident.order(0), 0), key=jax.random.key(0), ema=0.9)
     if mesh is not None:
         state, source = sharding.place_state(state, mesh), sharding.place_data(source, mesh)
+    return fitted(state, train.make_step(model, optimizer, loss, ema=0.9), source)
+
+
+def fitted(state, step, source):
     placed = {path: leaf.sharding for path, leaf in train.paths.flatten(state).items()}
     losses = []
-    callbacks = [train.every(1, lambda step, state, metrics: losses.append(metrics["loss"]))]
-    step = train.make_step(model, optimizer, loss, ema=0.9)
+    callbacks = [train.every(1, lambda step, state, metrics: losses.append(np.array(metrics["loss"]).tolist()))]
     state, _ = train.fit(state, step, source, steps=STEPS, callbacks=callbacks)
     after = train.paths.flatten(state)
     return {

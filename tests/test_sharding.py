@@ -54,6 +54,15 @@ def test_every_kind_of_model_and_mesh(name):
     check(name, "data", "fsdp", "tensor", "all")
 
 
+@pytest.mark.exhaustive
+def test_the_members_of_a_sweep_are_spread():
+    found = results("sweep", ["data"])
+    spread = found["sweep data"]
+    np.testing.assert_allclose(spread["losses"], found["sweep none"]["losses"], rtol=0, atol=5e-6)
+    assert spread["moved"] == []
+    assert {parts for path, parts in spread["parts"].items() if path != "step"} == {8}
+
+
 def test_meshes_that_do_not_fit_are_named():
     count = jax.device_count()
     with pytest.raises(ValueError, match=f"make_mesh: data=1, fsdp=1, tensor=64 make 64 but there are {count} devices"):

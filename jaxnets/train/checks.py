@@ -16,7 +16,8 @@ def with_checks(step: Callable[..., tuple[Any, dict[str, Mean]]]) -> Callable[..
 
     These are lengths below 0 or above the time there is, and a loss that is not finite, which labels and ids out of
     range and tokens past a cache's capacity come to: the message holds the range of each array of the batch. The error
-    is raised from inside the program, so it comes when results are read, as JAX's own with the message in it.
+    is raised from inside the program, so it comes when results are read, as JAX's own with the message in it. Of a step
+    that a guard keeps out nothing is said.
 
     Args:
       step: `step(state, batch) -> (state, metrics)`.
@@ -53,7 +54,7 @@ def _check_loss(step: Any, loss: Mean, batch: Batch) -> None:
     numbers = {path: jnp.asarray(leaf) for path, leaf in flatten(batch).items() if jnp.size(leaf)}
     numbers = {path: leaf for path, leaf in numbers.items() if jnp.issubdtype(leaf.dtype, jnp.number)}
     ranges = ", ".join(f"{path} {{least{i}}} to {{most{i}}}" for i, path in enumerate(numbers))
-    values = {f"least{i}": leaf.min() for i, leaf in enumerate(numbers.values())}
+    values: dict[str, Any] = {f"least{i}": leaf.min() for i, leaf in enumerate(numbers.values())}
     values |= {f"most{i}": leaf.max() for i, leaf in enumerate(numbers.values())}
     message = f"make_step: the loss of the step after {{step}} is {{loss}}; the batch holds {ranges}"
     checkify.check(jnp.isfinite(loss.total), message, step=step, loss=loss.total, **values)

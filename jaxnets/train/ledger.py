@@ -71,10 +71,10 @@ class CompileLedger:
                 self._shapes[str(name)] = tuple(_shown(argument) for argument in arguments)
         return record.levelno >= self._threshold
 
-    def _on_event(self, event: str, seconds: float, **about: Any) -> None:
+    def _on_event(self, event: str, duration_secs: float, **about: Any) -> None:
         if event == _EVENT:
             name = str(about.get("fun_name", ""))
-            self.entries.append(Compilation(name, self._shapes.get(name, ()), seconds))
+            self.entries.append(Compilation(name, self._shapes.get(name, ()), duration_secs))
 
 
 def _shown(argument: Any) -> str:

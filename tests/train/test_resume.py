@@ -3,6 +3,7 @@
 import contextlib
 import signal
 
+import jax
 import pytest
 
 from jaxnets import train
@@ -127,3 +128,19 @@ def test_no_step_taken_means_nothing_to_save(made, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train.fit(state, made.step, made.data, steps=STEPS, callbacks=callbacks)
     assert ran == []
+
+
+def test_everything_at_once_resumes_to_the_same_bits(made, tmp_path):
+    kept = {"ema": 0.9, "guard": train.Guard(spikes=3.0), "precision": train.Precision("float16", growth_every=3)}
+    step = train.make_step(made.model, made.optimizer, made.loss, accumulate=3, **kept)
+
+    def begun():
+        return train.create(made.model, made.optimizer, made.batch, key=jax.random.key(0), **kept)
+
+    whole, _ = train.fit(begun(), step, made.data, steps=STEPS)
+    assert float(whole.loss_scale.factor) != 2**15  # the scale has moved
+    with train.Checkpoints(tmp_path) as checkpoints:
+        train.fit(begun(), step, made.data, steps=7, callbacks=[train.every(7, checkpoints)])
+    state, _ = train.Checkpoints(tmp_path).restore(begun())
+    state, _ = train.fit(state, step, made.data, steps=STEPS)
+    assert made.digest(state) == made.digest(whole)

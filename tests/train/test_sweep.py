@@ -58,6 +58,7 @@ def test_each_member_is_its_own_run_and_one_that_diverges_disturbs_none(made, tm
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.exhaustive
 def test_a_sweep_goes_through_checkpoints_and_data_from_the_host(made, tmp_path):
     arguments = (made.model, make_optimizer, smoothed, made.batch)
     options = {"keys": jax.random.split(jax.random.key(0), 2), "hyper": HYPER}

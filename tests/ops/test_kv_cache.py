@@ -138,7 +138,7 @@ def test_dropout_draws_for_what_is_held_and_for_what_is_new():
     assert not jnp.array_equal(held & below, new & below)
 
 
-@pytest.mark.parametrize(("batch", "steps", "window"), [(1, 1, None), (1, 5, 64), (3, 1, 64)])
+@pytest.mark.parametrize(("batch", "steps", "window"), [(1, 1, None), (1, 2, 64), (3, 1, 64)])
 def test_a_cache_that_is_given_away_is_written_in_place(batch, steps, window):
     cache = jax.eval_shape(functools.partial(ops.empty_cache, batch, 8, 64, 32))
     new = jax.ShapeDtypeStruct((batch, steps, 8, 32), jnp.float32)

@@ -66,6 +66,10 @@ def in_strips(plan: Plan, map: Map, arrays: Any, like: Any) -> Any:
     (batch, time), (keys, heads), group = arrays[0].q.shape[:2], arrays[0].k.shape[1:3], _group(arrays)
     together = max(number for number in range(1, _HEADS + 1) if heads % number == 0)
     turns = heads // together
+    if time > 2 * _ROWS:
+        # Strips of queries share the keys: turned for each, they cost a tenth of the whole. A few strips do not pay
+        # for the memory.
+        arrays = arrays[0]._replace(turned=arrays[0].k.transpose(0, 2, 3, 1)), *arrays[1:]
 
     def of_head(own: Head) -> Any:
         local = _laid_out(map, _each(lambda kind, x: take_head(kind, x, own), map.takes, arrays), group)
@@ -120,7 +124,8 @@ def _run_strips(plan: Plan, map: Map, local: Any, part: Any, strips: Strips) -> 
     """Runs strips that attend to the same keys, and puts what they give into `part`."""
     first, number, rows, low, high = strips
     local = _each(lambda kind, x: take_keys(kind, x, low, high), map.takes, local)
-    local = local[0]._replace(turned=local[0].k.swapaxes(-1, -2)), *local[1:]
+    if local[0].turned is None:
+        local = local[0]._replace(turned=local[0].k.swapaxes(-1, -2)), *local[1:]
 
     def own(kind: Any, x: Any) -> Any:
         return jnp.zeros_like(take_keys(kind, x, low, high)) if kind in ("keys", "weights") else x

@@ -1,6 +1,7 @@
 """How the arrays of attention lie, and how heads and steps are cut from them and put back.
 
-They come as [B, T, N, H], and are worked on heads first. The heads of q that share one of k are the axis G.
+They come as [B, T, N, H], and are worked on heads first. The heads of q that share one of k are the axis G. Turned
+keys are heads first from the beginning, [B, K, H, S].
 """
 
 from typing import Any, Literal, NamedTuple
@@ -12,9 +13,9 @@ from jaxtyping import Array
 
 from jaxnets.ops._attention_weights import Context, Operands, Steps
 
-Kind = Literal["queries", "keys", "rows", "weights", "query steps", "key steps", "noise"]
+Kind = Literal["queries", "keys", "turned keys", "rows", "weights", "query steps", "key steps", "noise"]
 
-OPERANDS = Operands("queries", "keys", "keys", "weights", "keys")
+OPERANDS = Operands("queries", "keys", "keys", "weights", "turned keys")
 CONTEXT = Context(Steps(*4 * ["query steps"]), Steps(*4 * ["key steps"]), "weights", "noise")  # type: ignore[arg-type]
 """The kinds of arrays, in trees like those that hold them."""
 
@@ -44,7 +45,7 @@ def heads_first(kind: Kind, x: Array, group: int) -> Array:
             return x.reshape(x.shape[0], *((1, 1) if heads == 1 else (heads // group, group)), *x.shape[2:])
         case "query steps" | "key steps":
             return x[:, None, None]
-        case "noise":
+        case _:
             return x
 
 
@@ -62,11 +63,11 @@ def heads_last(kind: Kind, x: Array) -> Array:
 
 def blank(kind: Kind, x: Array, context: Context) -> Array:
     """Zeros in the place of queries and keys that are not valid, all of it laid out heads first."""
-    steps = {"queries": context.queries, "keys": context.keys}.get(kind)
+    steps = context.queries if kind == "queries" else context.keys if "keys" in kind else None
     if steps is None or steps.valid is None:
         return x
-    valid = steps.valid if kind == "queries" else steps.valid[:, 0]
-    return jnp.where(valid[..., None], x, jnp.zeros((), x.dtype))
+    valid = {"queries": steps.valid[..., None], "keys": steps.valid[:, 0, ..., None]}.get(kind, steps.valid)
+    return jnp.where(valid, x, jnp.zeros((), x.dtype))
 
 
 # ---- a head of a row, before it is laid out
@@ -92,9 +93,9 @@ def _place(kind: Kind, x: Array, head: Head) -> tuple[list[Any], list[int]]:
     start, shape = [0] * x.ndim, list(x.shape)
     if x.shape[0] > 1:
         start[0], shape[0] = head.row, 1
-    axis = {"queries": 2, "keys": 2, "rows": 1, "weights": 1}.get(kind)
+    axis = {"queries": 2, "keys": 2, "turned keys": 1, "rows": 1, "weights": 1}.get(kind)
     if axis is not None and x.shape[axis] > 1:
-        shape[axis] = 1 if kind == "keys" else head.group
+        shape[axis] = 1 if "keys" in kind else head.group
         start[axis] = head.number * shape[axis]
     return start, shape
 
@@ -106,7 +107,8 @@ def take_keys(kind: Kind, x: Array, low: int, high: int) -> Array:
     """The part of an array that belongs to the keys from `low` up to `high`."""
     if kind == "keys":
         return x[..., low:high, :]
-    return x[..., low:high] if kind == "key steps" or (kind == "weights" and x.shape[-1] > 1) else x
+    last = kind in ("turned keys", "key steps") or (kind == "weights" and x.shape[-1] > 1)
+    return x[..., low:high] if last else x
 
 
 def take_rows(kind: Kind, x: Array, first: Any, rows: int) -> Array:

@@ -27,9 +27,10 @@ def test_laws():
     check(set(testing.LAWS) - {"precision"})
 
 
-# Blocks add to the residual in bfloat16, and each sum is rounded: over two of them that is more than the law allows.
+# Each block alone keeps the law. Why two together are up to 0.1 off where 0.03 is allowed is not known: a residual in
+# float32 does not mend it.
 @pytest.mark.exhaustive
-@pytest.mark.xfail(reason="the residual wants to be in float32", raises=testing.LawError, strict=True)
+@pytest.mark.xfail(reason="too far off in bfloat16, cause unknown", raises=testing.LawError, strict=True)
 def test_law_of_precision():
     check({"precision"})
 

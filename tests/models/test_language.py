@@ -46,8 +46,8 @@ def test_laws(name):
     check(name, set(testing.LAWS) - {"precision"})
 
 
-# Blocks add to the residual in bfloat16, and each sum is rounded: over three of them that is more than the law allows.
-ROUNDED = pytest.mark.xfail(reason="the residual wants to be in float32", raises=testing.LawError, strict=True)
+# Each block alone keeps the law. Why three together are up to 0.07 off where 0.03 is allowed is not known.
+ROUNDED = pytest.mark.xfail(reason="too far off in bfloat16, cause unknown", raises=testing.LawError, strict=True)
 
 
 @pytest.mark.exhaustive

@@ -28,6 +28,11 @@ def test_laws():
 
 
 @pytest.mark.exhaustive
+def test_a_bias_for_all_rows_is_exported_for_any_number_of_them():
+    check(MODEL.clone(position=RelativeBias(8, 16, bidirectional=True)), {"export"})
+
+
+@pytest.mark.exhaustive
 def test_law_of_precision():
     """At 64 features: norms of 8 are so ill-conditioned that to round the parameters alone changes a gradient by 0.1."""
     check(MODEL.clone(features=64, hidden=64), {"precision"})

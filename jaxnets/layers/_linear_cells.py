@@ -9,7 +9,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxnets.layers.recurrent import label
-from jaxnets.ops._linear_cells import check_call, wide
+from jaxnets.ops._dtype import accumulation_dtype
+from jaxnets.ops._linear_cells import check_call
 from jaxnets.ops._recurrent_call import states
 
 
@@ -28,7 +29,7 @@ def check(
     if layer.features < 1 or width < 1:
         raise ValueError(f"{name}: features and state_features want at least 1 but are {layer.features} and {width}")
     check_call(name, x, lengths, starts, layer.implementation)
-    dtype = wide(compute_dtype(layer, x))
+    dtype = accumulation_dtype(compute_dtype(layer, x))
     if is_complex:
         dtype = jnp.dtype(jnp.complex128 if dtype == jnp.float64 else jnp.complex64)
     states(name, kind(jax.ShapeDtypeStruct((width,), dtype)), x.shape[0], carry, None)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxnets import ops
 from jaxnets.layers.recurrent import Initializer, label
 from jaxnets.layers.sequence import initial_carry_of
-from jaxnets.ops._convolution_geometry import accumulation_dtype
+from jaxnets.ops._dtype import accumulation_dtype
 from jaxnets.ops._recurrent_call import check_time, check_x
 from jaxnets.typing import Carry, Precision
 

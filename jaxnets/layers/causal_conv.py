@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxnets import ops
 from jaxnets.layers.recurrent import Initializer, label
-from jaxnets.ops._convolution_geometry import accumulation_dtype
+from jaxnets.ops._dtype import widened
 from jaxnets.ops._recurrent_call import check_time, check_x
 from jaxnets.ops.convolution import Implementation
 from jaxnets.typing import Precision
@@ -146,7 +146,7 @@ def _last(seen: Array, past: int, lengths: Array | None, begun: Array | None) ->
     batch, time = seen.shape[0], seen.shape[1] - past
     taken = jnp.full(batch, time, jnp.int32) if lengths is None else jnp.clip(lengths, 0, time).astype(jnp.int32)
     places = taken[:, None] + jnp.arange(past, dtype=jnp.int32)[None, :]
-    last = jnp.take_along_axis(seen, places[..., None], axis=1).astype(accumulation_dtype(seen.dtype))
+    last = widened(jnp.take_along_axis(seen, places[..., None], axis=1))
     if begun is None or (isinstance(time, int) and time == 0):
         return last
     latest = jnp.take_along_axis(begun, jnp.maximum(taken - 1, 0)[:, None], axis=1)

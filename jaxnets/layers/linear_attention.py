@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxnets import ops
 from jaxnets.layers.recurrent import Initializer, label
 from jaxnets.ops import LinearAttentionCarry
-from jaxnets.ops._convolution_geometry import accumulation_dtype
+from jaxnets.ops._dtype import accumulation_dtype
 from jaxnets.ops._recurrent_call import check_time, check_x
 from jaxnets.ops.linear_attention import Implementation
 from jaxnets.typing import Precision

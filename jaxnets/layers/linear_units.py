@@ -14,7 +14,7 @@ from jaxnets.layers._linear_cells import cast, check, check_stored, compute_dtyp
 from jaxnets.layers.recurrent import label
 from jaxnets.ops import LRUCarry, RGLRUCarry
 from jaxnets.ops._affine_scan import Implementation
-from jaxnets.ops._linear_cells import wide
+from jaxnets.ops._dtype import accumulation_dtype
 from jaxnets.typing import Precision
 
 Initializer = Callable[..., Array]
@@ -122,7 +122,7 @@ class LRU(nn.Module):
             for name, shape in shapes.items()
         }
         return ops.lru(
-            cast(rings, wide(dtype)) | cast(kernels, dtype),
+            cast(rings, accumulation_dtype(dtype)) | cast(kernels, dtype),
             jnp.asarray(x, dtype),
             lengths=lengths,
             starts=starts,
@@ -207,7 +207,7 @@ class RGLRU(nn.Module):
 
         made = self.param("decay", decay, (self.features,), self.param_dtype)
         return ops.rg_lru(
-            {**params, "decay": jnp.asarray(made, wide(x.dtype))},
+            {**params, "decay": jnp.asarray(made, accumulation_dtype(x.dtype))},
             x,
             c=self.c,
             lengths=lengths,

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxnets import ops
 from jaxnets.ops import GRUCarry, LSTMCarry, RNNCarry
-from jaxnets.ops._convolution_geometry import accumulation_dtype
+from jaxnets.ops._dtype import accumulation_dtype
 from jaxnets.ops._recurrent_call import check_time, check_x, states
 from jaxnets.ops._recurrent_cells import Activation
 from jaxnets.ops._recurrent_noise import DropoutKind

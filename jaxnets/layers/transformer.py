@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxnets import ops
 from jaxnets.layers.recurrent import Initializer, label
 from jaxnets.layers.sequence import initial_carry_of
-from jaxnets.ops._convolution_geometry import accumulation_dtype
+from jaxnets.ops._dtype import widened
 from jaxnets.ops._recurrent_call import check_time, check_x
 from jaxnets.typing import Carry, Precision
 
@@ -127,7 +127,7 @@ class TransformerBlock(nn.Module):
 
     def _activated(self, x: Array) -> Array:
         """In at least float32: half precision would round at each of the activation's own operations."""
-        return self.activation(x.astype(accumulation_dtype(x.dtype))).astype(x.dtype)
+        return self.activation(widened(x)).astype(x.dtype)
 
     def _dense(self, features: int, x: Array, name: str) -> Array:
         return nn.Dense(

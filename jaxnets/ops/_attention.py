@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from jaxnets.ops._attention_blocks import COTANGENT, FORWARD, TANGENT, Map, at_once, in_strips
 from jaxnets.ops._attention_weights import Context, Operands, Plan
-from jaxnets.ops._convolution_geometry import accumulation_dtype
+from jaxnets.ops._dtype import accumulation_dtype
 from jaxnets.ops._linear_map import linear_map
 from jaxnets.ops._recurrence import given
 

@@ -29,7 +29,7 @@ from jaxnets.ops._attention_layout import (
     take_rows,
 )
 from jaxnets.ops._attention_weights import Plan
-from jaxnets.ops._convolution_geometry import accumulation_dtype
+from jaxnets.ops._dtype import widened
 
 _ROWS = 256  # of queries, in a strip
 _RANGES = 8  # of keys: strips that share one run in a loop, so that the program does not grow with time
@@ -76,7 +76,7 @@ def in_strips(plan: Plan, map: Map, arrays: Any, like: Any) -> Any:
 
         def empty(kind: Any, like: Any) -> Any:
             part = heads_first(kind, take_head(kind, _zeros(like), own), group)
-            return part if kind == "queries" else part.astype(accumulation_dtype(part.dtype))
+            return part if kind == "queries" else widened(part)
 
         part = _each(empty, map.gives, like)
         for strips in _strips(plan, time, keys, max(1, _ROWS // group)):

@@ -148,5 +148,7 @@ def _rows_axis(kind: Kind, x: Array) -> int | None:
 
 def summed_to(x: Array, shape: tuple[Any, ...]) -> Array:
     """The sum over the axes that the shape has as 1."""
-    axes = tuple(axis for axis, (size, other) in enumerate(zip(x.shape, shape, strict=True)) if other == 1 and size != 1)
+    axes = tuple(
+        axis for axis, (size, other) in enumerate(zip(x.shape, shape, strict=True)) if other == 1 and size != 1
+    )
     return jnp.sum(x, axis=axes, keepdims=True) if axes else x

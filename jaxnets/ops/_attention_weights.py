@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxnets.ops._convolution_geometry import accumulation_dtype
+from jaxnets.ops._dtype import widened
 from jaxnets.typing import Precision
 
 _FEW = 8  # queries
@@ -209,5 +209,4 @@ def _times(plan: Plan, p: Array, v: Array) -> Array:
 
 def _einsum(plan: Plan, equation: str, a: Array, b: Array) -> Array:
     # Half precision is widened first: XLA's CPU backend lacks some of its products with sums in float32.
-    dtype = accumulation_dtype(a.dtype)
-    return jnp.einsum(equation, a.astype(dtype), b.astype(dtype), precision=plan.precision)
+    return jnp.einsum(equation, widened(a), widened(b), precision=plan.precision)

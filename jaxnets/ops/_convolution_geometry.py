@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from jaxnets.typing import Padding
 
@@ -41,11 +40,6 @@ class Geometry(NamedTuple):
     def rank(self) -> int:
         """The number of spatial axes."""
         return len(self.window)
-
-
-def accumulation_dtype(dtype: Any) -> Any:
-    """The dtype to sum in: at least float32."""
-    return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
 def per_axis(op: str, name: str, value: int | Sequence[int], rank: int) -> tuple[int, ...]:

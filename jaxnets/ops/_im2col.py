@@ -14,7 +14,8 @@ from jax import lax
 from jaxtyping import Array
 
 from jaxnets.ops._chunks import chunk_rows, map_chunks, sum_chunks
-from jaxnets.ops._convolution_geometry import Geometry, accumulation_dtype
+from jaxnets.ops._convolution_geometry import Geometry
+from jaxnets.ops._dtype import accumulation_dtype
 
 
 def row_bytes(geometry: Geometry, channels: int, itemsize: int = 4) -> int:

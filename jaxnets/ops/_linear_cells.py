@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
 from jaxnets.ops._affine_scan import Implementation
+from jaxnets.ops._dtype import accumulation_dtype
 from jaxnets.ops._recurrent_call import check_time, check_x, states
 from jaxnets.ops.linear_recurrence import check_implementation, linear_recurrence
 from jaxnets.typing import Precision
@@ -17,18 +17,15 @@ Params = Mapping[str, Any]
 
 
 def project(params: Params, x: Array, precision: Precision) -> Array:
-    return product(x, params["kernel"], precision) + params["bias"].astype(wide(x.dtype))[None, None]
+    return product(x, params["kernel"], precision) + params["bias"].astype(accumulation_dtype(x.dtype))[None, None]
 
 
 def product(x: Array, kernel: Array, precision: Precision) -> Array:
     """X times a kernel, in at least float32."""
     dimensions = (((2,), (0,)), ((), ()))
-    return lax.dot_general(x, kernel, dimensions, precision=precision, preferred_element_type=wide(x.dtype))
-
-
-def wide(dtype: Any) -> Any:
-    """What states are kept in: at least float32."""
-    return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
+    return lax.dot_general(
+        x, kernel, dimensions, precision=precision, preferred_element_type=accumulation_dtype(x.dtype)
+    )
 
 
 def over_time(

@@ -26,7 +26,8 @@ from jax import lax
 from jaxtyping import Array
 
 from jaxnets.ops._chunks import chunk_rows, map_chunks, sum_chunks
-from jaxnets.ops._convolution_geometry import Geometry, accumulation_dtype
+from jaxnets.ops._convolution_geometry import Geometry
+from jaxnets.ops._dtype import accumulation_dtype
 
 _TILE = 4
 _POINTS = (0.0, 5 / 8, -5 / 8, 3 / 2, -3 / 2)

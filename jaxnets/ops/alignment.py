@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxnets.ops._linear_cells import Params, check_params, product, wide, width
+from jaxnets.ops._dtype import accumulation_dtype
+from jaxnets.ops._linear_cells import Params, check_params, product, width
 from jaxnets.ops._recurrent_call import check_time
 from jaxnets.ops.masking import time_mask, zero_padding
 from jaxnets.typing import Precision
@@ -68,7 +69,7 @@ def additive_attention(
         k = additive_keys(params, k, key_lengths=key_lengths, precision=precision)
     elif k.shape[-1] != size:
         raise ValueError(f"{op}: projected k wants {size} features but has shape {k.shape}")
-    dtype, k = wide(q.dtype), zero_padding(k, key_lengths)
+    dtype, k = accumulation_dtype(q.dtype), zero_padding(k, key_lengths)
     queries = product(zero_padding(q, lengths), params["query_kernel"], precision)
     queries = queries + params["bias"].astype(dtype)[None, None]
     hidden = jnp.tanh(queries[:, :, None] + k.astype(dtype)[:, None])
@@ -141,7 +142,7 @@ def multiplicative_attention(
         k = multiplicative_keys(params, k, key_lengths=key_lengths, precision=precision)
     elif k.shape[-1] != q.shape[-1]:
         raise ValueError(f"{op}: projected k wants {q.shape[-1]} features but has shape {k.shape}")
-    dtype, q, k = wide(q.dtype), zero_padding(q, lengths), zero_padding(k, key_lengths)
+    dtype, q, k = accumulation_dtype(q.dtype), zero_padding(q, lengths), zero_padding(k, key_lengths)
     scores = jnp.einsum("btd,bsd->bts", q, k, precision=precision, preferred_element_type=dtype)
     return _attend(scores, v, lengths, key_lengths, mask, precision)
 
@@ -174,7 +175,11 @@ def _attend(
     weights = _softmax(scores, keep)
     values = zero_padding(v, key_lengths)
     context = jnp.einsum(
-        "bts,bsf->btf", weights.astype(v.dtype), values, precision=precision, preferred_element_type=wide(v.dtype)
+        "bts,bsf->btf",
+        weights.astype(v.dtype),
+        values,
+        precision=precision,
+        preferred_element_type=accumulation_dtype(v.dtype),
     )
     return context.astype(v.dtype), weights
 

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Int32, Key
 
+from jaxnets.ops._dtype import widened
 from jaxnets.ops.masking import last_valid, time_mask
 from jaxnets.ops.sampling import penalise_repetition, sample
 from jaxnets.typing import Carry
@@ -93,7 +94,7 @@ def prefill(
     longest = max(map(len, stop), default=0)
     padded = [[-1] * (longest - len(sequence)) + [*map(int, sequence)] for sequence in stop]
     return Decoding(
-        logits=_wide(last_valid(logits, lengths)),
+        logits=widened(last_valid(logits, lengths)),
         carry=carry,
         seen=seen,
         recent=jnp.full((batch, longest), -1, jnp.int32),
@@ -172,7 +173,7 @@ def fed(step: Step, state: Decoding, token: Int32[Array, " b"], stops: bool) -> 
     ends = jnp.all((state.stop == -1)[None] | (recent[:, None] == state.stop[None]), axis=-1).any(axis=-1)
     done = state.done[:, None]
     return state._replace(
-        logits=jnp.where(done, state.logits, _wide(logits[:, 0])),
+        logits=jnp.where(done, state.logits, widened(logits[:, 0])),
         carry=carry,
         seen=state.seen.at[_rows(len(token))[:, 0], token].max(~state.done),
         recent=jnp.where(done, state.recent, recent),
@@ -188,7 +189,3 @@ def log_probability(logits: Float[Array, "b v"], token: Int32[Array, " b"]) -> F
 
 def _rows(batch: int) -> Array:
     return jnp.arange(batch, dtype=jnp.int32)[:, None]
-
-
-def _wide(logits: Array) -> Array:
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxnets.ops._convolution_geometry import accumulation_dtype
+from jaxnets.ops._dtype import accumulation_dtype
 from jaxnets.ops._recurrent_call import check_time, states
 from jaxnets.ops.masking import time_mask, zero_padding
 from jaxnets.typing import Precision

@@ -8,7 +8,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Complex, Float, Int
 
 from jaxnets.ops._affine_scan import Implementation
-from jaxnets.ops._linear_cells import Params, check_call, check_params, over_time, product, project, wide, width
+from jaxnets.ops._dtype import accumulation_dtype
+from jaxnets.ops._linear_cells import Params, check_call, check_params, over_time, product, project, width
 from jaxnets.ops._recurrent_call import check_x
 from jaxnets.ops._recurrent_cells import sigmoid
 from jaxnets.ops.masking import zero_padding
@@ -79,7 +80,7 @@ def lru(
         "output_kernel": (2 * hidden, features),
         "skip_kernel": (x.shape[-1], features),
     }
-    dtype = wide(x.dtype)
+    dtype = accumulation_dtype(x.dtype)
     check_params("lru", params, kernels, x.dtype)
     check_params("lru", params, dict.fromkeys(("nu_log", "theta_log", "gamma_log"), (hidden,)), dtype)
 
@@ -159,7 +160,7 @@ def rg_lru(
     (2, 5, 3)
     """
     check_call("rg_lru", x, lengths, starts, implementation)
-    dtype, hidden = wide(x.dtype), x.shape[-1]
+    dtype, hidden = accumulation_dtype(x.dtype), x.shape[-1]
     check_params("rg_lru", params, {"kernel": (hidden, 2 * hidden), "bias": (2 * hidden,)}, x.dtype)
     check_params("rg_lru", params, {"decay": (hidden,)}, dtype)
     x = zero_padding(x, lengths)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Num, Shaped
 
+from jaxnets.ops._dtype import widened
 from jaxnets.typing import Mean
 
 
@@ -62,7 +63,7 @@ def cross_entropy(
         if ignore is not None:
             raise ValueError(f"cross_entropy: ignore={ignore} needs class numbers, got distributions {labels.shape}")
         row_keep = None if keep is None else keep[..., None]
-        logits, labels = _blank(_wide(logits), row_keep), _blank(_wide(labels), row_keep)
+        logits, labels = _blank(widened(logits), row_keep), _blank(widened(labels), row_keep)
         values = optax.safe_softmax_cross_entropy(logits, optax.smooth_labels(labels, smoothing))
         return _mean(values, keep)
 
@@ -72,7 +73,7 @@ def cross_entropy(
     if ignore is not None:
         kept = labels != ignore
         keep = kept if keep is None else keep & kept
-    logits = _blank(_wide(logits), None if keep is None else keep[..., None])
+    logits = _blank(widened(logits), None if keep is None else keep[..., None])
     labels = _blank(labels, keep)
     values = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     if smoothing:
@@ -365,7 +366,7 @@ def _elementwise(
             raise ValueError(f"{op}: {name} has shape {value.shape} but {first} has {like.shape}; they must be equal")
     keep = _check_where(op, where, like.shape[:-1] if rows else like.shape)
     inner = keep[..., None] if rows and keep is not None else keep
-    return _mean(formula(*(_blank(_wide(value), inner) for _, value in arguments)), keep)
+    return _mean(formula(*(_blank(widened(value), inner) for _, value in arguments)), keep)
 
 
 def _on_probabilities(formula: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
@@ -386,11 +387,6 @@ def _check_where(op: str, where: Array | None, shape: tuple[int, ...]) -> Array 
     if where.ndim != len(shape) or any(got not in (1, wanted) for got, wanted in zip(where.shape, shape, strict=True)):
         raise ValueError(f"{op}: where has shape {where.shape}, wanted {shape} or 1 in place of a size")
     return jnp.broadcast_to(where, shape)
-
-
-def _wide(x: Array) -> Array:
-    """In float32, or float64 if it is so already."""
-    return jnp.asarray(x, jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
 
 
 def _blank(x: Array, keep: Array | None) -> Array:

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jaxnets.ops._convolution_geometry import accumulation_dtype
+from jaxnets.ops._dtype import widened
 
 
 def time_mask(lengths: Int[Array, " b"], time: Any) -> Bool[Array, "b t"]:
@@ -60,7 +60,7 @@ def masked_mean(
     batch, time = y.shape[:2]
     if lengths is None:
         lengths = jnp.full(batch, time, jnp.int32)
-    total = jnp.sum(zero_padding(y, lengths).astype(accumulation_dtype(y.dtype)), axis=1)
+    total = jnp.sum(widened(zero_padding(y, lengths)), axis=1)
     count = jnp.clip(lengths, 0, time).astype(total.dtype).reshape((-1,) + (1,) * (y.ndim - 2))
     return (total / jnp.maximum(count, jnp.ones_like(count))).astype(y.dtype)
 

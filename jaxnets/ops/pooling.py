@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnets.ops._convolution_geometry import accumulation_dtype, explicit_padding, per_axis
+from jaxnets.ops._convolution_geometry import explicit_padding, per_axis
+from jaxnets.ops._dtype import accumulation_dtype, widened
 from jaxnets.typing import Padding
 
 Pads = tuple[tuple[int, int], ...]
@@ -67,7 +68,7 @@ def avg_pool(
     (2, 14, 14, 3)
     """
     window, strides, pads = _check_windows("avg_pool", x, window, strides, padding)
-    total = x.astype(accumulation_dtype(x.dtype))
+    total = widened(x)
     for axis, (size, stride, pad) in enumerate(zip(window, strides, pads, strict=True)):
         terms = _windows(total, axis + 1, size, stride, pad, 0.0)
         total = functools.reduce(jnp.add, terms)

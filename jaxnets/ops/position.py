@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Real
 
-from jaxnets.ops._convolution_geometry import accumulation_dtype
+from jaxnets.ops._dtype import accumulation_dtype
 from jaxnets.ops._rotary_scaling import RotaryScaling, RotaryYarn, rotary_frequencies
 
 

@@ -34,7 +34,7 @@ def test_a_bias_for_all_rows_is_exported_for_any_number_of_them():
 
 @pytest.mark.exhaustive
 def test_law_of_precision():
-    """At 64 features: norms of 8 are so ill-conditioned that to round the parameters alone changes a gradient by 0.1."""
+    """At 64 features: norms of 8 are so ill-conditioned that rounded parameters alone change a gradient by 0.1."""
     check(MODEL.clone(features=64, hidden=64), {"precision"})
 
 

@@ -48,7 +48,7 @@ def test_laws(name):
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", MODELS)
 def test_law_of_precision(name):
-    """At 64 features: norms of 8 are so ill-conditioned that to round the parameters alone changes a gradient by 0.1."""
+    """At 64 features: norms of 8 are so ill-conditioned that rounded parameters alone change a gradient by 0.1."""
     check(MODELS[name].clone(features=64), {"precision"})
 
 

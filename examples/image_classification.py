@@ -40,6 +40,8 @@ AUGMENTATIONS: dict[str, tuple[jn.data.Augment, ...]] = {
     "clothes": (jn.data.random_flip(), jn.data.random_crop(2), jn.data.cutout(8)),
     "photos": (jn.data.random_flip(), jn.data.random_crop(4, fill="reflect")),
 }
+MIRRORED = ("clothes", "photos")
+"""With these a network learns mirror images as well, so it is asked about both."""
 
 _MUON = {"batch_size": 128, "optimizer": "muon", "learning_rate": 1e-2}
 
@@ -220,9 +222,10 @@ class Task:
     def of(cls, config: dict[str, Any]) -> "Task":
         """The task of a run's configuration."""
         classes = config["classes"]
-        return cls(
-            MODELS[config["model"]](classes=len(classes)), classes, jn.data.normalise(config["mean"], config["std"])
-        )
+        model = MODELS[config["model"]](classes=len(classes))
+        if config["augment"] in MIRRORED:
+            model = models.Mirrored(model)
+        return cls(model, classes, jn.data.normalise(config["mean"], config["std"]))
 
     def prepared(self, arrays: dict[str, np.ndarray], batch_size: int = 500) -> Iterator[dict[str, Any]]:
         """The batches of one pass over the data, normalised."""
@@ -258,8 +261,8 @@ def recipe(images: jn.data.Images) -> dict[str, Any]:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """The configuration of a run of this program."""
-    fields = ("model", "data", "classes", "shape", "mean", "std")
-    return train.read_config(folder, fields=fields, choices={"model": MODELS})
+    fields = ("model", "data", "augment", "classes", "shape", "mean", "std")
+    return train.read_config(folder, fields=fields, choices={"model": MODELS, "augment": AUGMENTATIONS})
 
 
 def trained(folder: Path) -> tuple[Task, train.State, dict[str, Any]]:

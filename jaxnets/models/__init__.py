@@ -4,6 +4,7 @@ from jaxnets.models.classifier import SequenceClassifier
 from jaxnets.models.cnn import MLP, ConvNet, LeNet5, SmallCNN
 from jaxnets.models.encoder import Encoder
 from jaxnets.models.language import HybridLM, LanguageModel, RecurrentLM, TransformerLM
+from jaxnets.models.mirrored import Mirrored
 from jaxnets.models.resnet import ResNet, resnet18, resnet34, resnet50
 from jaxnets.models.seq2seq import Seq2Seq, recurrent_seq2seq, transformer_seq2seq
 from jaxnets.models.vit import ViT
@@ -16,6 +17,7 @@ __all__ = [
     "HybridLM",
     "LanguageModel",
     "LeNet5",
+    "Mirrored",
     "RecurrentLM",
     "ResNet",
     "Seq2Seq",

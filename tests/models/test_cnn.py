@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnets import ops
-from jaxnets.models import MLP, ConvNet, LeNet5, SmallCNN
+from jaxnets.models import MLP, ConvNet, LeNet5, Mirrored, SmallCNN
 from tests.models.learning import learn
 
 KEY = jax.random.key(0)
@@ -115,3 +115,14 @@ def test_the_smallest_images_work(model, size):
     logits, variables = outline(model, images(2, size, size, 1))
     assert logits.shape == (2, 10)
     assert all(0 not in p.shape for p in jax.tree.leaves(variables))
+
+
+def test_mirror_images_count_once_trained():
+    inner = SmallCNN(classes=3, padding="SAME", dropout=0.5)
+    model, x = Mirrored(inner), jax.random.normal(KEY, (2, 8, 8, 1))
+    variables = inner.init(KEY, x)
+    assert jax.tree.structure(jax.eval_shape(model.init, KEY, x)) == jax.tree.structure(variables)
+    want = (inner.apply(variables, x) + inner.apply(variables, x[:, :, ::-1])) / 2
+    np.testing.assert_allclose(model.apply(variables, x), want, rtol=1e-5, atol=1e-6)
+    got, same = (m.apply(variables, x, train=True, rngs={"dropout": KEY}) for m in (model, inner))
+    np.testing.assert_array_equal(got, same)

@@ -3,9 +3,10 @@
 from jaxnets.train import plots
 from jaxnets.train.checkpoint import Checkpoints
 from jaxnets.train.guard import DivergedError, Guard, GuardState
+from jaxnets.train.interruption import Terminated
 from jaxnets.train.ledger import Compilation, CompileLedger
 from jaxnets.train.logging import CompileClock, JsonLines, progress, read_json_lines, to_json
-from jaxnets.train.loop import Terminated, evaluate, every, fit
+from jaxnets.train.loop import evaluate, every, fit
 from jaxnets.train.metrics import accuracy, confusion_matrix, top_k_accuracy
 from jaxnets.train.optim import OPTIMIZERS, SCHEDULES, by_path, decay_mask, make_schedule, optimizer
 from jaxnets.train.precision import LossScale, Precision

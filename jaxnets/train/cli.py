@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from jaxnets.train.guard import DivergedError
+from jaxnets.train.interruption import TERMINATED, Terminated
 from jaxnets.train.logging import to_json
-from jaxnets.train.loop import Terminated
 
 
 class Command(Protocol):
@@ -36,7 +36,8 @@ def main(commands: Mapping[str, Callable[..., Command]], arguments: Sequence[str
     """Parses the command line, runs the command it names, and gives the exit code.
 
     Bad input (`ValueError`, `TypeError`, `OSError`, a missing package) and a run that diverged end in one line on
-    standard error and code 2; `--debug` lets the traceback through. Ctrl-C gives 130, and SIGTERM while `fit` runs 143.
+    standard error and code 2; `--debug` lets the traceback through. Ctrl-C gives 130, and SIGTERM while `fit` runs 143;
+    before and after it SIGTERM keeps its own way, which is to end the process at once, 143 to a shell.
 
     Args:
       commands: Dataclasses by the command's name.
@@ -59,7 +60,7 @@ def main(commands: Mapping[str, Callable[..., Command]], arguments: Sequence[str
     try:
         command()
     except KeyboardInterrupt as interruption:
-        return _fail(str(interruption) or "interrupted", 143 if isinstance(interruption, Terminated) else 130)
+        return _fail(str(interruption) or "interrupted", TERMINATED if isinstance(interruption, Terminated) else 130)
     except (ValueError, TypeError, OSError, ImportError, DivergedError) as error:
         if command.debug:
             raise

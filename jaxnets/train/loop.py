@@ -2,11 +2,9 @@
 
 import dataclasses
 import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -14,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.train.guard import DivergedError, GuardState
+from jaxnets.train.interruption import interruption
 from jaxnets.train.programs import (
     DeviceResident,
     Sums,
@@ -34,10 +33,6 @@ Callback = Callable[[int, State | None, dict[str, Any]], object]
 _LOGGER = logging.getLogger(__name__)
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came, and `fit` ended as it does at Ctrl-C."""
-
-
 def fit(
     state: State,
     step: Step,
@@ -56,7 +51,9 @@ def fit(
 
     Ctrl-C ends the call in progress, runs the callbacks marked `on_interrupt` (checkpoints are) if a step was taken,
     and then raises KeyboardInterrupt; a second Ctrl-C raises at once. SIGTERM does the same where the program has no
-    handler of its own for it, and raises `Terminated`. Other threads than the main one leave signals alone.
+    handler of its own for it, and raises `Terminated`. Where `fit` does not come to that within two seconds, as while a
+    program is compiled, these callbacks run beside it, their `wait` too where they have one, and the process ends with
+    code 143. Other threads than the main one leave signals alone.
 
     Args:
       state: From `create`, or restored.
@@ -117,8 +114,15 @@ def fit(
         for callback in plain:
             ends |= callback(call.end, None, metrics) is True
 
-    with _interruption() as interrupted:
-        while done < steps and not ends and interrupted() is None:
+    def save_beside() -> None:
+        for timer, totals in timed:
+            if timer.on_interrupt:
+                if done > begun_at:
+                    timer.callback(done, state, totals.means())
+                getattr(timer.callback, "wait", lambda: None)()
+
+    with interruption(save_beside) as interrupted:
+        while done < steps and not ends and interrupted.first is None:
             cuts = [steps, done + pace.length] + [done + timer.n - done % timer.n for timer, _ in timed]
             count, begun = min(cuts) - done, time.perf_counter()
             state, sums = run(state, done, count)
@@ -131,15 +135,18 @@ def fit(
                 report(late)
                 late = None
             for timer, totals in due:
-                run_timed(timer, totals)
-        if interrupted() is not None:
+                with interrupted.saving if timer.on_interrupt else nullcontext():
+                    run_timed(timer, totals)
+        if interrupted.first is not None:
             _LOGGER.warning("stopping after this call")
         if late is not None:
             report(late)
-        if (stop := interrupted()) is not None:
-            for timer, totals in timed:
-                if timer.on_interrupt and done > begun_at and not is_due(timer):
-                    run_timed(timer, totals)
+        if (stop := interrupted.first) is not None:
+            with interrupted.saving:
+                interrupted.ends.set()
+                for timer, totals in timed:
+                    if timer.on_interrupt and done > begun_at and not is_due(timer):
+                        run_timed(timer, totals)
             raise stop
         if ends:
             for timer, totals in timed:
@@ -271,31 +278,3 @@ def _diverged(state: State, guard: GuardState, data: Any) -> DivergedError:
         f"first took {where}, counted from 0. The parameters are those after step {since}"
     )
     return DivergedError(message, since, state)
-
-
-@contextmanager
-def _interruption() -> Iterator[Callable[[], KeyboardInterrupt | None]]:
-    """Turns the first Ctrl-C or SIGTERM into the exception to raise later; yields what tells it, None until then."""
-    first: KeyboardInterrupt | None = None
-    handled: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        interrupt, terminate = (signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM))
-        if interrupt not in (None, signal.SIG_IGN):
-            handled[signal.SIGINT] = interrupt
-        if terminate == signal.SIG_DFL:
-            handled[signal.SIGTERM] = terminate
-
-    def handle(number: int, frame: Any) -> None:
-        nonlocal first
-        stop = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
-        if first is not None:
-            raise stop
-        first = stop
-
-    try:
-        for number in handled:
-            signal.signal(number, handle)
-        yield lambda: first
-    finally:
-        for number, before in handled.items():
-            signal.signal(number, before)

@@ -122,8 +122,9 @@ def test_a_handler_of_ones_own_for_sigterm_is_kept(made):
 
 def test_no_step_taken_means_nothing_to_save(made, monkeypatch):
     ran = []
-    pressed_already = contextlib.nullcontext(lambda: KeyboardInterrupt())
-    monkeypatch.setattr(train.loop, "_interruption", lambda: pressed_already)
+    pressed_already = train.interruption.Interruption()
+    pressed_already.first = KeyboardInterrupt()
+    monkeypatch.setattr(train.loop, "interruption", lambda save: contextlib.nullcontext(pressed_already))
     state, callbacks = made.state(), [train.every(3, lambda *_: ran.append(1), on_interrupt=True)]
     with pytest.raises(KeyboardInterrupt):
         train.fit(state, made.step, made.data, steps=STEPS, callbacks=callbacks)

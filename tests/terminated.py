@@ -1,0 +1,63 @@
+"""A trainer for SIGTERM to end, at its first step, at a later one, or while it compiles; run by the tests."""
+
+import dataclasses
+import itertools
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnets import train
+from jaxnets.train import cli
+from jaxnets.typing import Mean
+
+
+def endless(x):
+    """A program that takes minutes to compile."""
+    return jax.lax.fori_loop(0, 20_000, lambda i, x: jnp.sin(x) + jnp.tanh(x * i), x, unroll=20_000)
+
+
+class Line:
+    """A model of one number, as Flax would have it."""
+
+    def init(self, key, x, *, train):
+        return {"params": {"slope": jax.random.normal(key)}}
+
+    def apply(self, variables, x, *, train, rngs, mutable=False):
+        y = variables["params"]["slope"] * x
+        return (y, {}) if mutable is not False else y
+
+
+@dataclasses.dataclass
+class Train:
+    """Trains for ever."""
+
+    run: str
+    when: str
+    debug: bool = False
+
+    def __call__(self):
+        """Says where it is, and goes on."""
+        batch = {"x": np.float32([1, 2]), "y": np.float32([3, 6])}
+        loss = lambda y, batch: Mean(((y - batch["y"]) ** 2).sum(), jnp.float32(2))  # noqa: E731
+        state = train.create(Line(), optax.sgd(1e-3), batch, key=jax.random.key(0))
+        if self.when == "compiling first":
+            loss = lambda y, batch: Mean(endless(y.sum()), jnp.float32(2))  # noqa: E731
+        step = train.make_step(Line(), optax.sgd(1e-3), loss)
+
+        def report(step, state, metrics):
+            cli.say(self.when)
+            if self.when == "compiling":
+                jax.jit(endless)(1.0)
+
+        if self.when == "compiling first":
+            cli.say(self.when)
+        with train.Checkpoints(self.run) as checkpoints:
+            callbacks = [train.every(10_000_000, checkpoints), train.every(20, report)]
+            train.fit(state, step, itertools.repeat(batch), steps=10**9, callbacks=callbacks)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main({"train": Train, "more": Train}, ["train", "--run", sys.argv[1], "--when", sys.argv[2]]))

@@ -1,12 +1,12 @@
 """Checkpoints through Orbax: whole, checked leaf by leaf, and with the one before to fall back on."""
 
-import hashlib
+import errno
 import json
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.train.files import replacing
+from jaxnets.train.checksums import check_seal, checksum_of_index, checksum_of_leaf, seal
 from jaxnets.train.paths import check_same, flatten
 from jaxnets.train.state import State
 
 _LOGGER = logging.getLogger(__name__)
-_SEAL = "checksums.json"
+_FULL = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT)]
 
 
 class Checkpoints:
@@ -35,8 +35,8 @@ class Checkpoints:
 
     Steps that lie there already are only written over by an instance that restored one of them.
 
-    A flipped bit on the disk raises no error by itself, so each leaf is kept with its checksum, and so is each file:
-    those are compared first, for the libraries that read a damaged file tell of it at length.
+    A flipped bit on the disk raises no error by itself, so each leaf is kept with its checksum, and so are the list of
+    them and each file: the files are compared first, for the libraries that read a damaged one tell of it at length.
     """
 
     on_interrupt = True
@@ -64,6 +64,7 @@ class Checkpoints:
         self.keep = keep
         self.report = report
         self._manager: Any = None
+        self._goes_on = False
         self._saved: int | None = None
         self._unsealed: int | None = None
 
@@ -78,7 +79,8 @@ class Checkpoints:
 
         Raises:
           ValueError: If this step or later ones are on the disk, and this instance restored none.
-          OSError: If an earlier save could not be written.
+          TypeError: If `extra` does not fit in JSON.
+          OSError: If this save, or the one before, could not be written; says what to change where the disk is full.
         """
         step = int(state.step)
         if step == self._saved:
@@ -89,13 +91,17 @@ class Checkpoints:
         # A copy of its own, since on a CPU a fetched array is a view of the buffer that is about to be donated.
         fetched = jax.device_get({path: _data(leaf) for path, leaf in leaves.items()})
         arrays = {path: np.array(array) for path, array in fetched.items()}
-        description = {path: [*_described(leaf), _checksum(arrays[path])] for path, leaf in leaves.items()}
+        description = {path: [*_described(leaf), checksum_of_leaf(arrays[path])] for path, leaf in leaves.items()}
         keys = {path: str(jax.random.key_impl(leaf)) for path, leaf in leaves.items() if _is_key(leaf)}
-        index = {"leaves": description, "keys": keys, "extra": dict(extra or {})}
+        # As it will be read, where the keys of every dict are strings.
+        index = json.loads(json.dumps({"leaves": description, "keys": keys, "extra": dict(extra or {})}))
+        index["checksum"] = checksum_of_index(index)
         manager = self._opened(step)
         items = {"state": ocp.args.StandardSave(arrays), "index": ocp.args.JsonSave(index)}
-        manager.save(step, args=ocp.args.Composite(**items), force=True)
+        with self._writing(step):
+            manager.save(step, args=ocp.args.Composite(**items), force=True)
         self._saved = self._unsealed = step
+        self._goes_on = True
 
     def __call__(self, step: int, state: State | None, metrics: Mapping[str, Any]) -> None:
         """Saves, as a callback of `every`."""
@@ -124,10 +130,10 @@ class Checkpoints:
             except _MismatchError as error:
                 raise ValueError(str(error)) from None
             except Exception as error:  # whatever a damaged file makes the libraries raise
-                reason = str(error).strip().split("\n")[0][:200]
-                self.report(f"checkpoint {self.directory / str(step)} cannot be used: {type(error).__name__}: {reason}")
+                reason = f"{type(error).__name__}: {_first_line(error)}"
+                self.report(f"checkpoint {self.directory / str(step)} cannot be used: {reason}")
                 continue
-            self._saved = step
+            self._saved, self._goes_on = step, True
             return _rebuilt(template, arrays, index["keys"]), index["extra"]
         return None
 
@@ -138,23 +144,21 @@ class Checkpoints:
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
 
     def wait(self) -> None:
-        """Waits until everything is written; raises what went wrong in writing it."""
-        if self._manager is not None:
-            written, self._unsealed = self._unsealed, None
-            self._manager.wait_until_finished()
-            if written is not None:
-                _seal(self.directory / str(written))
+        """Waits until everything is written; raises OSError if something could not be."""
+        written, self._unsealed = self._unsealed, None
+        if written is not None:
+            with self._writing(written), _silence():
+                self._manager.wait_until_finished()
+                seal(self.directory / str(written))
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        if self._manager is not None:
-            try:
-                self.wait()
-            finally:
-                self._manager.close()
-                self._manager = None
+        try:
+            self.wait()
+        finally:
+            self._close()
 
     def _opened(self, step: int) -> Any:
         """Orbax's manager, ready to write a step that is newer than all the others."""
@@ -162,7 +166,7 @@ class Checkpoints:
 
         self.wait()
         later = [other for other in self.steps() if other >= step]
-        if later and self._saved is None:
+        if later and not self._goes_on:
             raise ValueError(
                 f"Checkpoints: {self.directory} holds steps {later} of a run that was not restored, and step {step} "
                 "would take their place: restore it, or name another folder"
@@ -177,13 +181,37 @@ class Checkpoints:
             self._manager.reload()
         return self._manager
 
+    @contextmanager
+    def _writing(self, step: int) -> Iterator[None]:
+        """Says what to change where a step cannot be written, which the next save begins anew after."""
+        try:
+            yield
+        except Exception as error:
+            # By then the manager has struck the oldest step off its list, and would never delete it.
+            with suppress(Exception), _silence():
+                self._close()
+            self._saved = None
+            full = next((words for words in _FULL if words in str(error)), None)
+            reason = f"{full}: free some, or name a folder on another disk" if full else _first_line(error)
+            raise OSError(
+                f"Checkpoints: step {step} could not be written to {self.directory}, where steps {self.steps()} are: "
+                f"{reason}"
+            ) from error
+
+    def _close(self) -> None:
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            manager.close()
+
     def _read(self, step: int, template: State) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         import orbax.checkpoint as ocp
 
         folder = self.directory / str(step)
-        _check_seal(folder)
+        check_seal(folder)
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
             index = reader.restore(folder / "index", args=ocp.args.JsonRestore())
+        if index["checksum"] != checksum_of_index(index):
+            raise ValueError("index is damaged")
         found = {path: (shape, dtype) for path, (shape, dtype, _) in index["leaves"].items()}
         leaves = flatten(template)
         try:
@@ -195,13 +223,17 @@ class Checkpoints:
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
             arrays = reader.restore(folder / "state", args=ocp.args.StandardRestore(target))
         for path, (_, _, checksum) in index["leaves"].items():
-            if _checksum(arrays[path]) != checksum:
+            if checksum_of_leaf(arrays[path]) != checksum:
                 raise ValueError(f"{path} is damaged")
         return index, arrays
 
 
 class _MismatchError(Exception):
     """A checkpoint of another structure: nothing is damaged, so the one before would not help."""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
 
 
 def _is_key(leaf: Any) -> bool:
@@ -231,36 +263,6 @@ def _rebuilt(template: State, arrays: Mapping[str, np.ndarray], keys: Mapping[st
 
     leaves = [leaf(path, like) for path, like in flatten(template).items()]
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
-
-
-def _checksum(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
-
-
-def _seal(folder: Path) -> None:
-    """Writes down the checksums of the files of a finished checkpoint."""
-    text = json.dumps(_file_checksums(folder), indent=1)
-    with replacing(folder / _SEAL) as part:
-        part.write_text(text)
-
-
-def _check_seal(folder: Path) -> None:
-    """Raises ValueError if a file is not as it was; a process that was killed leaves its last checkpoint unsealed."""
-    seal = folder / _SEAL
-    if not seal.exists():
-        return
-    found = _file_checksums(folder)
-    for name, checksum in json.loads(seal.read_bytes()).items():
-        if found.get(name) != checksum:
-            raise ValueError(f"{name} is {'damaged' if name in found else 'missing'}")
-
-
-def _file_checksums(folder: Path) -> dict[str, str]:
-    sums = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SEAL):
-        with path.open("rb") as file:
-            sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return sums
 
 
 @contextmanager

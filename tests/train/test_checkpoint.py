@@ -1,5 +1,8 @@
+import errno
 import json
+import os
 import random
+import re
 import shutil
 
 import chex
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxnets import train
+from jaxnets.train.checksums import checksum_of_index
 
 
 def at(state, step):
@@ -92,15 +96,26 @@ def test_damage_to_any_file_falls_back_with_one_line(made, copy, capfd, harm):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_damaged_leaf_is_seen_without_the_checksums_of_files(made, copy):
+@pytest.mark.parametrize("harm", ["leaf", "shape", "path", "extra", "checksum"])
+def test_damage_is_seen_without_the_checksums_of_files(made, copy, harm):
     (copy / "3" / "checksums.json").unlink()
     (path,) = (path for path in (copy / "3" / "index").iterdir() if b'"leaves"' in path.read_bytes())
     index = json.loads(path.read_text())
-    index["leaves"]["params/Dense_0/kernel"][2] = "0" * 64
+    bias = index["leaves"].pop("params/Dense_0/bias")
+    index["leaves"]["params/Dense_0/bjas" if harm == "path" else "params/Dense_0/bias"] = bias
+    if harm == "shape":
+        bias[0] = [17]
+    elif harm == "extra":
+        index["extra"]["step"] = 2
+    elif harm == "checksum":
+        index["checksum"] = "0" * 64
+    elif harm == "leaf":
+        bias[2] = "0" * 64
+        index["checksum"] = checksum_of_index(index)
     path.write_text(json.dumps(index))
     step, reports = restored(made, copy)
     assert step == 2
-    assert reports[0].endswith("params/Dense_0/kernel is damaged")
+    assert reports[0].endswith("params/Dense_0/bias is damaged" if harm == "leaf" else "index is damaged")
 
 
 def test_all_damaged_is_as_none(made, copy):
@@ -150,18 +165,60 @@ def test_another_structure_is_named_and_no_reason_to_fall_back(made, saved, chan
         train.Checkpoints(saved).restore(made.state().replace(**change))
 
 
-def test_failures_of_the_background_surface(made, tmp_path, monkeypatch):
-    checkpoints = train.Checkpoints(tmp_path / "run")
-    checkpoints.save(at(made.state(), 1))
+FULL = os.strerror(errno.ENOSPC)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.EIO, "no such luck"), "no such luck"),
+        (OSError(errno.ENOSPC, FULL), f"{FULL}: free some, or name a folder on another disk"),
+        # As the library under Orbax says it.
+        (ValueError(f'Error writing "a/0": {FULL} [os_error_code=28]\nat'), f"{FULL}: free some, or"),
+    ],
+    ids=["unknown", "full", "full, by Orbax"],
+)
+def test_a_failure_of_the_background_surfaces_and_says_what_to_change(made, tmp_path, monkeypatch, error, told):
+    with train.Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(at(made.state(), step), {"step": step})
+        _fail_when_written(checkpoints, monkeypatch, error)
+        where = f"step 2 could not be written to {tmp_path}, where steps [1] are: "
+        with pytest.raises(OSError, match=re.escape(where)) as found:
+            checkpoints.save(at(made.state(), 3))
+        assert told in str(found.value)
+        assert "\n" not in str(found.value)
+        # Once there is room it goes on, with the same step too.
+        checkpoints.save(at(made.state(), 2), {"step": 2})
+    assert restored(made, tmp_path) == (2, [])
+
+
+def test_a_failure_of_the_last_save_surfaces_at_the_end(made, tmp_path, monkeypatch):
+    checkpoints = train.Checkpoints(tmp_path)
+    checkpoints.save(at(made.state(), 2))
+    _fail_when_written(checkpoints, monkeypatch, OSError(errno.ENOSPC, FULL))
+    with pytest.raises(OSError, match="step 2 could not be written"):
+        checkpoints.__exit__()
+
+
+def _fail_when_written(checkpoints, monkeypatch, error):
+    """Makes of the save under way one that came to nothing."""
+    wait, folder = checkpoints._manager.wait_until_finished, checkpoints.directory / str(checkpoints._saved)
 
     def fail():
-        raise OSError("disk full")
+        wait()
+        shutil.rmtree(folder)
+        raise error
 
     monkeypatch.setattr(checkpoints._manager, "wait_until_finished", fail)
-    with pytest.raises(OSError, match="disk full"):
-        checkpoints.save(at(made.state(), 2))
-    monkeypatch.undo()
-    checkpoints.__exit__()
+
+
+def test_what_does_not_fit_in_json_is_refused_at_once(made, tmp_path):
+    with train.Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            checkpoints.save(at(made.state(), 1), {"best": jnp.ones(2)})
+        checkpoints.save(at(made.state(), 1), {"step": 1, "losses": {10: 1.5, 9: float("inf")}})
+    assert restored(made, tmp_path) == (1, [])
 
 
 def test_bad_arguments(made, tmp_path):

@@ -1,0 +1,50 @@
+"""Checksums of a checkpoint: of its leaves, of the index that lists them, and of its files."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnets.train.files import replacing
+
+_SEAL = "checksums.json"
+
+
+def checksum_of_leaf(array: np.ndarray) -> str:
+    """Of the numbers alone."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def checksum_of_index(index: Mapping[str, Any]) -> str:
+    """Of everything in the index but the checksum itself."""
+    rest = {name: value for name, value in index.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def seal(folder: Path) -> None:
+    """Writes down the checksums of the files of a finished checkpoint."""
+    text = json.dumps(_of_files(folder), indent=1)
+    with replacing(folder / _SEAL) as part:
+        part.write_text(text)
+
+
+def check_seal(folder: Path) -> None:
+    """Raises ValueError if a file is not as it was; a process that was killed leaves its last checkpoint unsealed."""
+    path = folder / _SEAL
+    if not path.exists():
+        return
+    found = _of_files(folder)
+    for name, checksum in json.loads(path.read_bytes()).items():
+        if found.get(name) != checksum:
+            raise ValueError(f"{name} is {'damaged' if name in found else 'missing'}")
+
+
+def _of_files(folder: Path) -> dict[str, str]:
+    sums = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SEAL):
+        with path.open("rb") as file:
+            sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums

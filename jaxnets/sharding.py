@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxnets.train.paths import name
+from jaxnets.train.processes import placed
 from jaxnets.typing import Batch
 
 Rules = Sequence[tuple[str, PartitionSpec]]
@@ -71,35 +72,54 @@ def place_state(state: Any, mesh: Mesh, rules: Rules = ()) -> Any:
       ValueError: If a rule cuts an axis that is not there or does not divide; names the path.
     """
     shardings = jax.tree.map_with_path(lambda path, leaf: _sharding(name(path), leaf.shape, mesh, rules), state)
-    return jax.device_put(state, shardings, may_alias=False)
+    return jax.tree.map(placed, state, shardings)
 
 
-def place_batch(batch: Batch, mesh: Mesh) -> Batch:
+def place_batch(batch: Batch, mesh: Mesh, *, whole: bool = False) -> Batch:
     """Places a batch from the host, its rows shared out over `data` and `fsdp`.
 
-    With several processes each gives the rows of its own, and the batch is all of them.
+    With several processes each gives the rows of its own, and the batch is all of them in the order of the processes.
+
+    Args:
+      batch: Arrays [N, ...].
+      mesh: From `make_mesh`.
+      whole: Whether each process gives the whole batch instead, the same one, of which its own rows are taken: what is
+        trained on then does not depend on how many processes there are.
 
     Raises:
       ValueError: If the rows do not divide.
     """
     sharding = NamedSharding(mesh, PartitionSpec(_ROWS))
-    shares = max(1, mesh.shape["data"] * mesh.shape["fsdp"] // jax.process_count())
+    processes = 1 if whole else jax.process_count()
+    shares = max(1, mesh.shape["data"] * mesh.shape["fsdp"] // processes)
     for path, leaf in jax.tree.leaves_with_path(batch):
         if len(leaf) % shares:
             raise ValueError(
                 f"place_batch: {name(path)} has {len(leaf)} rows, which the {shares} shares of the mesh do not divide"
             )
-    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch)
+
+    def shared_out(leaf: Any) -> jax.Array:
+        rows = np.asarray(leaf)
+        # Told that the local rows are all there are, JAX takes those of this process's devices.
+        return jax.make_array_from_process_local_data(sharding, rows, rows.shape if whole else None)
+
+    return jax.tree.map(shared_out, batch)
 
 
-def place_data(data: Any, mesh: Mesh) -> Any:
+def place_data(data: Any, mesh: Mesh, *, whole: bool = False) -> Any:
     """Data for `fit` on a mesh: batches from the host are placed one by one, others cut where they are made.
 
     Data that lives on the device is whole on every device.
+
+    Args:
+      data: As `fit` takes it.
+      mesh: From `make_mesh`.
+      whole: As for `place_batch`.
     """
     if hasattr(data, "steps_per_epoch") and not jax.tree_util.all_leaves([data]):
-        return _ResidentOnMesh(jax.device_put(data, NamedSharding(mesh, PartitionSpec())), mesh)
-    return _StreamOnMesh(data, mesh)
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        return _ResidentOnMesh(jax.tree.map(lambda leaf: placed(leaf, everywhere), data), mesh)
+    return _StreamOnMesh(data, mesh, whole)
 
 
 @jax.tree_util.register_pytree_node_class
@@ -135,13 +155,14 @@ class _StreamOnMesh:
 
     data: Any
     mesh: Mesh
+    whole: bool
 
     def seek(self, step: int) -> None:
         if hasattr(self.data, "seek"):
             self.data.seek(step)
 
     def __iter__(self) -> Iterator[Batch]:
-        return (place_batch(batch, self.mesh) for batch in self.data)
+        return (place_batch(batch, self.mesh, whole=self.whole) for batch in self.data)
 
 
 def _sharding(path: str, shape: tuple[int, ...], mesh: Any, rules: Rules) -> NamedSharding:

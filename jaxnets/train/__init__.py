@@ -10,6 +10,7 @@ from jaxnets.train.loop import evaluate, every, fit
 from jaxnets.train.metrics import accuracy, confusion_matrix, top_k_accuracy
 from jaxnets.train.optim import OPTIMIZERS, SCHEDULES, by_path, decay_mask, make_schedule, optimizer
 from jaxnets.train.precision import LossScale, Precision
+from jaxnets.train.processes import joined
 from jaxnets.train.programs import DeviceResident, runs_scanned
 from jaxnets.train.run import Run, check_config, new_run, newest_run, read_config
 from jaxnets.train.selection import Best
@@ -50,6 +51,7 @@ __all__ = [
     "every",
     "fit",
     "grid",
+    "joined",
     "load_weights",
     "make_eval_step",
     "make_schedule",

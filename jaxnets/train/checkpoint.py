@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxnets.train.checksums import check_seal, checksum_of_index, checksum_of_leaf, seal
 from jaxnets.train.paths import check_same, flatten
+from jaxnets.train.processes import check_agreed, fetched, placed, shared
 from jaxnets.train.state import State
 
 _LOGGER = logging.getLogger(__name__)
@@ -32,6 +33,9 @@ class Checkpoints:
             state, extra = found or (state, {})
             state, metrics = fit(state, step, data, steps=1000, callbacks=[every(100, checkpoints)])
             checkpoints.save(state)
+
+    Where processes share a state the first writes it, whole, for which it needs the memory; all read it, from a folder
+    that all see.
 
     Steps that lie there already are only written over by an instance that restored one of them.
 
@@ -89,8 +93,11 @@ class Checkpoints:
 
         leaves = flatten(state)
         # A copy of its own, since on a CPU a fetched array is a view of the buffer that is about to be donated.
-        fetched = jax.device_get({path: _data(leaf) for path, leaf in leaves.items()})
-        arrays = {path: np.array(array) for path, array in fetched.items()}
+        numbers = fetched({path: _data(leaf) for path, leaf in leaves.items()})
+        if shared(state) and jax.process_index() != 0:
+            self._saved = step
+            return
+        arrays = {path: np.array(array) for path, array in numbers.items()}
         description = {path: [*_described(leaf), checksum_of_leaf(arrays[path])] for path, leaf in leaves.items()}
         keys = {path: str(jax.random.key_impl(leaf)) for path, leaf in leaves.items() if _is_key(leaf)}
         # As it will be read, where the keys of every dict are strings.
@@ -120,22 +127,12 @@ class Checkpoints:
 
         Raises:
           ValueError: If a checkpoint is whole but of another structure, shape or dtype: names the path, what was
-            found and what was wanted.
+            found and what was wanted. If processes that share the state find different steps.
         """
-        self.wait()
-        for step in self.steps()[::-1]:
-            try:
-                with _silence():
-                    index, arrays = self._read(step, template)
-            except _MismatchError as error:
-                raise ValueError(str(error)) from None
-            except Exception as error:  # whatever a damaged file makes the libraries raise
-                reason = f"{type(error).__name__}: {_first_line(error)}"
-                self.report(f"checkpoint {self.directory / str(step)} cannot be used: {reason}")
-                continue
-            self._saved, self._goes_on = step, True
-            return _rebuilt(template, arrays, index["keys"]), index["extra"]
-        return None
+        found = self._newest_good(template)
+        if shared(template):
+            check_agreed("restore", "steps", -1 if found is None else int(found[0].step))
+        return found
 
     def steps(self) -> list[int]:
         """The steps that are on the disk, in order."""
@@ -160,6 +157,22 @@ class Checkpoints:
         finally:
             self._close()
 
+    def _newest_good(self, template: State) -> tuple[State, dict[str, Any]] | None:
+        self.wait()
+        for step in self.steps()[::-1]:
+            try:
+                with _silence():
+                    index, arrays = self._read(step, template)
+            except _MismatchError as error:
+                raise ValueError(str(error)) from None
+            except Exception as error:  # whatever a damaged file makes the libraries raise
+                reason = f"{type(error).__name__}: {_first_line(error)}"
+                self.report(f"checkpoint {self.directory / str(step)} cannot be used: {reason}")
+                continue
+            self._saved, self._goes_on = step, True
+            return _rebuilt(template, arrays, index["keys"]), index["extra"]
+        return None
+
     def _opened(self, step: int) -> Any:
         """Orbax's manager, ready to write a step that is newer than all the others."""
         import orbax.checkpoint as ocp
@@ -175,7 +188,9 @@ class Checkpoints:
             shutil.rmtree(self.directory / str(other))
         if self._manager is None:
             self.directory.mkdir(parents=True, exist_ok=True)
-            options = ocp.CheckpointManagerOptions(max_to_keep=self.keep, cleanup_tmp_directories=True)
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self.keep, cleanup_tmp_directories=True, create=False, **_by_itself()
+            )
             self._manager = ocp.CheckpointManager(self.directory, options=options)
         elif later:
             self._manager.reload()
@@ -208,7 +223,7 @@ class Checkpoints:
 
         folder = self.directory / str(step)
         check_seal(folder)
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler(), **_by_itself()) as reader:
             index = reader.restore(folder / "index", args=ocp.args.JsonRestore())
         if index["checksum"] != checksum_of_index(index):
             raise ValueError("index is damaged")
@@ -220,12 +235,23 @@ class Checkpoints:
             raise _MismatchError(str(error)) from None
         data = {path: jax.eval_shape(_data, leaf) for path, leaf in leaves.items()}
         target = {path: np.empty(like.shape, like.dtype) for path, like in data.items()}
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler(**_by_itself()), **_by_itself()) as reader:
             arrays = reader.restore(folder / "state", args=ocp.args.StandardRestore(target))
         for path, (_, _, checksum) in index["leaves"].items():
             if checksum_of_leaf(arrays[path]) != checksum:
                 raise ValueError(f"{path} is damaged")
         return index, arrays
+
+
+def _by_itself() -> dict[str, Any]:
+    """Orbax's options for a process that waits for no other."""
+    import orbax.checkpoint as ocp
+
+    own = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+    )
+    return {"multiprocessing_options": options}
 
 
 class _MismatchError(Exception):
@@ -259,7 +285,7 @@ def _rebuilt(template: State, arrays: Mapping[str, np.ndarray], keys: Mapping[st
             array = jax.random.wrap_key_data(array, impl=keys[path])
         # An array that was bound to no device stays so: programs compiled for the one do not fit the other.
         bound = getattr(like, "committed", True) and getattr(like, "sharding", None)
-        return jax.device_put(array, bound) if bound else array
+        return placed(array, bound, may_alias=None) if bound else array
 
     leaves = [leaf(path, like) for path, like in flatten(template).items()]
     return jax.tree.unflatten(jax.tree.structure(template), leaves)

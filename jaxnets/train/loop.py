@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxnets.train.guard import DivergedError, GuardState
 from jaxnets.train.interruption import interruption
+from jaxnets.train.processes import agreed, shared
 from jaxnets.train.programs import (
     DeviceResident,
     Sums,
@@ -53,7 +54,7 @@ def fit(
     and then raises KeyboardInterrupt; a second Ctrl-C raises at once. SIGTERM does the same where the program has no
     handler of its own for it, and raises `Terminated`. Where `fit` does not come to that within two seconds, as while a
     program is compiled, these callbacks run beside it, their `wait` too where they have one, and the process ends with
-    code 143. Other threads than the main one leave signals alone.
+    code 143. Other threads than the main one leave signals alone. Processes that share the state stop together.
 
     Args:
       state: From `create`, or restored.
@@ -91,6 +92,7 @@ def fit(
     timed = [(callback, _Totals()) for callback in callbacks if isinstance(callback, _Every)]
     plain = [callback for callback in callbacks if not isinstance(callback, _Every)]
     metrics: dict[str, Any] = {}
+    stop: KeyboardInterrupt | None = None
     late: _Call | None = None
     ends = False
 
@@ -117,13 +119,16 @@ def fit(
     def save_beside() -> None:
         for timer, totals in timed:
             if timer.on_interrupt:
-                if done > begun_at:
+                if done > begun_at and not shared(state):
                     timer.callback(done, state, totals.means())
                 getattr(timer.callback, "wait", lambda: None)()
 
     with interruption(save_beside) as interrupted:
-        while done < steps and not ends and interrupted.first is None:
-            cuts = [steps, done + pace.length] + [done + timer.n - done % timer.n for timer, _ in timed]
+        while done < steps and not ends:
+            length, stop = agreed(state, pace.length, interrupted.first)
+            if stop is not None:
+                break
+            cuts = [steps, done + length] + [done + timer.n - done % timer.n for timer, _ in timed]
             count, begun = min(cuts) - done, time.perf_counter()
             state, sums = run(state, done, count)
             done += count
@@ -137,11 +142,11 @@ def fit(
             for timer, totals in due:
                 with interrupted.saving if timer.on_interrupt else nullcontext():
                     run_timed(timer, totals)
-        if interrupted.first is not None:
+        if stop is not None:
             _LOGGER.warning("stopping after this call")
         if late is not None:
             report(late)
-        if (stop := interrupted.first) is not None:
+        if stop is not None:
             with interrupted.saving:
                 interrupted.ends.set()
                 for timer, totals in timed:

@@ -8,6 +8,7 @@ from jaxnets.train.ledger import Compilation, CompileLedger
 from jaxnets.train.logging import CompileClock, JsonLines, progress, read_json_lines, to_json
 from jaxnets.train.loop import evaluate, every, fit
 from jaxnets.train.metrics import accuracy, confusion_matrix, top_k_accuracy
+from jaxnets.train.nans import NanSource, locate_nan
 from jaxnets.train.optim import OPTIMIZERS, SCHEDULES, by_path, decay_mask, make_schedule, optimizer
 from jaxnets.train.precision import LossScale, Precision
 from jaxnets.train.processes import joined
@@ -35,6 +36,7 @@ __all__ = [
     "JsonLines",
     "Layer",
     "LossScale",
+    "NanSource",
     "Precision",
     "Run",
     "State",
@@ -53,6 +55,7 @@ __all__ = [
     "grid",
     "joined",
     "load_weights",
+    "locate_nan",
     "make_eval_step",
     "make_schedule",
     "make_step",

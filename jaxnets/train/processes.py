@@ -24,7 +24,7 @@ def joined(
     num_processes: int | None = None,
     process_id: int | None = None,
     *,
-    notice_seconds: int = 10,
+    notice_seconds: int = 8,
 ) -> Iterator[None]:
     """Joins the processes of a launch, for as long as the context is open; none outlives another that fails.
 

@@ -1,6 +1,5 @@
 """Checkpoints through Orbax: whole, checked leaf by leaf, and with the one before to fall back on."""
 
-import errno
 import json
 import logging
 import os
@@ -15,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.train.checksums import check_seal, checksum_of_index, checksum_of_leaf, seal
+from jaxnets.train.files import first_line, why_not_written
 from jaxnets.train.paths import check_same, flatten
 from jaxnets.train.processes import check_agreed, fetched, placed, shared
 from jaxnets.train.state import State
 
 _LOGGER = logging.getLogger(__name__)
-_FULL = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT)]
 
 
 class Checkpoints:
@@ -70,7 +69,7 @@ class Checkpoints:
         self._manager: Any = None
         self._goes_on = False
         self._saved: int | None = None
-        self._unsealed: int | None = None
+        self._under_way: int | None = None
 
     def save(self, state: State, extra: Mapping[str, Any] | None = None) -> None:
         """Copies the state and writes it in the background; a failure surfaces at the next save, wait or exit.
@@ -106,9 +105,9 @@ class Checkpoints:
         manager = self._opened(step)
         items = {"state": ocp.args.StandardSave(arrays), "index": ocp.args.JsonSave(index)}
         with self._writing(step):
+            self._under_way = step
             manager.save(step, args=ocp.args.Composite(**items), force=True)
-        self._saved = self._unsealed = step
-        self._goes_on = True
+        self._saved, self._goes_on = step, True
 
     def __call__(self, step: int, state: State | None, metrics: Mapping[str, Any]) -> None:
         """Saves, as a callback of `every`."""
@@ -142,13 +141,15 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until everything is written; raises OSError if something could not be."""
-        written, self._unsealed = self._unsealed, None
-        if written is not None:
-            with self._writing(written), _silence():
+        if self._under_way is not None:
+            with self._writing(self._under_way), _silence():
                 self._manager.wait_until_finished()
-                seal(self.directory / str(written))
+            self._under_way = None
 
     def __enter__(self) -> "Checkpoints":
+        # It takes seconds to import, which the first save may not have: SIGTERM can ask for it.
+        import orbax.checkpoint  # noqa: F401
+
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -166,7 +167,7 @@ class Checkpoints:
             except _MismatchError as error:
                 raise ValueError(str(error)) from None
             except Exception as error:  # whatever a damaged file makes the libraries raise
-                reason = f"{type(error).__name__}: {_first_line(error)}"
+                reason = f"{type(error).__name__}: {first_line(error)}"
                 self.report(f"checkpoint {self.directory / str(step)} cannot be used: {reason}")
                 continue
             self._saved, self._goes_on = step, True
@@ -189,12 +190,21 @@ class Checkpoints:
         if self._manager is None:
             self.directory.mkdir(parents=True, exist_ok=True)
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=self.keep, cleanup_tmp_directories=True, create=False, **_by_itself()
+                max_to_keep=self.keep,
+                cleanup_tmp_directories=True,
+                create=False,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+                **_by_itself(),
             )
             self._manager = ocp.CheckpointManager(self.directory, options=options)
         elif later:
             self._manager.reload()
         return self._manager
+
+    def _seal(self) -> None:
+        """Called in the background when all is written, but for the name that the folder of a finished step has."""
+        for folder in self.directory.glob(f"{self._under_way}.*"):
+            seal(folder)
 
     @contextmanager
     def _writing(self, step: int) -> Iterator[None]:
@@ -205,12 +215,10 @@ class Checkpoints:
             # By then the manager has struck the oldest step off its list, and would never delete it.
             with suppress(Exception), _silence():
                 self._close()
-            self._saved = None
-            full = next((words for words in _FULL if words in str(error)), None)
-            reason = f"{full}: free some, or name a folder on another disk" if full else _first_line(error)
+            self._saved = self._under_way = None
             raise OSError(
                 f"Checkpoints: step {step} could not be written to {self.directory}, where steps {self.steps()} are: "
-                f"{reason}"
+                f"{why_not_written(error)}"
             ) from error
 
     def _close(self) -> None:
@@ -256,10 +264,6 @@ def _by_itself() -> dict[str, Any]:
 
 class _MismatchError(Exception):
     """A checkpoint of another structure: nothing is damaged, so the one before would not help."""
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
 
 
 def _is_key(leaf: Any) -> bool:

@@ -25,14 +25,14 @@ def checksum_of_index(index: Mapping[str, Any]) -> str:
 
 
 def seal(folder: Path) -> None:
-    """Writes down the checksums of the files of a finished checkpoint."""
+    """Writes down the checksums of a checkpoint's files."""
     text = json.dumps(_of_files(folder), indent=1)
     with replacing(folder / _SEAL) as part:
         part.write_text(text)
 
 
 def check_seal(folder: Path) -> None:
-    """Raises ValueError if a file is not as it was; a process that was killed leaves its last checkpoint unsealed."""
+    """Raises ValueError if a file is not as it was, where there is a seal to tell."""
     path = folder / _SEAL
     if not path.exists():
         return
@@ -44,7 +44,8 @@ def check_seal(folder: Path) -> None:
 
 def _of_files(folder: Path) -> dict[str, str]:
     sums = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SEAL):
+    # Those of the index and the state. Beside their folders Orbax notes the end, and nothing is restored from that.
+    for path in sorted(path for path in folder.glob("*/**/*") if path.is_file()):
         with path.open("rb") as file:
             sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return sums

@@ -1,9 +1,12 @@
 """Files that are either there whole or not at all."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_FULL = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT)]
 
 
 @contextmanager
@@ -16,3 +19,18 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def why_not_written(error: Exception) -> str:
+    """One line on why something could not be written, with what to change where a disk is full, whoever tells of it.
+
+    >>> why_not_written(ValueError("INTERNAL: No space left on device [os_error_code=28]"))
+    'No space left on device: free some, or name a folder on another disk'
+    """
+    full = next((words for words in _FULL if words in str(error)), None)
+    return f"{full}: free some, or name a folder on another disk" if full else first_line(error)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says."""
+    return str(error).strip().split("\n")[0][:200]

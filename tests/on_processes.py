@@ -1,6 +1,7 @@
 """Trains as one of several processes on this machine, and writes what came of it as JSON; run by the tests.
 
-python tests/on_processes.py FOLDER PORT PROCESSES INDEX MESH [FAULT]
+python tests/on_processes.py FOLDER PORT PROCESSES INDEX KIND [FAULT], the kind being data, fsdp, or resident, which has
+the data on the devices and many steps in one program.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 from jax._src.lib import _jax
 
-from jaxnets import ops, sharding, train
+from jaxnets import data, ops, sharding, train
 from jaxnets.train.processes import fetched
 
 STEPS, ROWS, BATCH, CLASSES = 16, 64, 16, 8
@@ -59,13 +60,15 @@ def digest(state):
     return total.hexdigest()
 
 
-def trained(folder, mesh, fault):
+def trained(folder, kind, count, fault):
     batches, losses = Batches(), {}
+    mesh = sharding.make_mesh(**({"data": 1, "fsdp": count} if kind == "fsdp" else {}))
     optimizer = train.optimizer("adam", 1e-2)
     loss = lambda logits, batch: ops.cross_entropy(logits, batch["y"])  # noqa: E731
     step = train.make_step(Model(), optimizer, loss, ema=0.9)
     state = train.create(Model(), optimizer, next(iter(batches)), key=jax.random.key(0), ema=0.9)
-    state = sharding.place_state(state, sharding.make_mesh(**mesh))
+    state = sharding.place_state(state, mesh)
+    source = data.DeviceData({"x": batches.x, "y": batches.y}, BATCH, seed=0) if kind == "resident" else batches
 
     def watch(step, state, metrics):
         losses[step] = metrics["loss"]
@@ -81,9 +84,9 @@ def trained(folder, mesh, fault):
         begun = 0
         if found := checkpoints.restore(state):
             state, begun = found[0], int(found[0].step)
-        data = sharding.place_data(batches, sharding.make_mesh(**mesh), whole=True)
-        callbacks = [train.every(4, checkpoints), train.every(1, watch)]
-        state, _ = train.fit(state, step, data, steps=STEPS, callbacks=callbacks)
+        source = sharding.place_data(source, mesh, whole=True)
+        callbacks = [train.every(4, checkpoints), train.every(4 if kind == "resident" else 1, watch)]
+        state, _ = train.fit(state, step, source, steps=STEPS, callbacks=callbacks)
     cut = [path for path, leaf in train.paths.flatten(state).items() if not leaf.is_fully_replicated]
     return {"losses": losses, "digest": digest(state), "begun": begun, "cut": cut}
 
@@ -95,6 +98,5 @@ if __name__ == "__main__":
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     together = train.joined(f"127.0.0.1:{port}", int(count), int(index))
     with together if int(count) > 1 else contextlib.nullcontext():
-        mesh = {"data": {}, "fsdp": {"data": 1, "fsdp": int(count)}}[kind]
-        sys.stdout.write(json.dumps(trained(folder, mesh, *(fault or [None]))))
+        sys.stdout.write(json.dumps(trained(folder, kind, int(count), *(fault or [None]))))
         sys.stdout.flush()

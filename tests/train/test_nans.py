@@ -42,6 +42,7 @@ def test_all_is_finite(problem):
     assert train.locate_nan(jax.grad(lambda v: model.apply(v, x).sum()), variables) is None
 
 
+@pytest.mark.exhaustive
 def test_the_gradient_and_the_infinity_behind_a_nan(problem):
     model, variables, x = problem
     # With no input the memory stays 0, where the root's derivative is infinite; it meets a 0 in the steps before.
@@ -51,6 +52,7 @@ def test_the_gradient_and_the_infinity_behind_a_nan(problem):
     assert "test_nans.py" in str(found)
 
 
+@pytest.mark.exhaustive
 def test_an_argument_is_named(problem):
     model, variables, x = problem
     variables = jax.tree.map(jnp.copy, variables)

@@ -12,7 +12,7 @@ from jax.extend.core import Literal
 
 from jaxnets.train.paths import name
 
-_CALLS = ("jit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
+_CALLS = ("jit", "closed_call", "core_call", "eval_jaxpr", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
 """Primitives that do what the jaxpr inside them does, and nothing else."""
 
 
@@ -172,14 +172,13 @@ class _Evaluation:
 
     def scan(self, params: Any, operands: _Values, names: str, iterations: tuple[int, ...]) -> list[Any]:
         """The results of a scan, step by step."""
-        first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
-        consts, carry, xs = operands[:first], operands[first:last], operands[last:]
+        consts, carry, xs = _parts(params, operands)
         rows: dict[int, _Values] = {}
         order = range(params["length"])
         for i in reversed(order) if params["reverse"] else order:
             now = [_row(each, i) for each in xs]
             results = self.closed(params["jaxpr"], [*consts, *carry, *now], names, (*iterations, i))
-            carry, rows[i] = results[: params["num_carry"]], results[params["num_carry"] :]
+            carry, rows[i] = results[: len(carry)], results[len(carry) :]
         return [*carry, *(_stacked(column) for column in zip(*(rows[i] for i in order), strict=True))]
 
     def while_loop(self, params: Any, operands: _Values, names: str, iterations: tuple[int, ...]) -> list[Any]:
@@ -217,6 +216,15 @@ def _found(array: Any) -> str:
 def _rank(found: str, source: NanSource | None) -> tuple[int, int]:
     """A nan goes before an infinity, and what came first before what came later."""
     return ("nan", "inf", "").index(found), source.order if source else 0
+
+
+def _parts(params: Any, operands: _Values) -> tuple[_Values, _Values, _Values]:
+    """The constants, carry and inputs of a scan, which newer versions of JAX tell by a tree, older ones by numbers."""
+    if "ft_in" in params:
+        consts, carry, xs = params["ft_in"].update(operands).unpack()
+        return list(consts), list(carry), list(xs)
+    first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+    return operands[:first], operands[first:last], operands[last:]
 
 
 def _row(value: _Value, i: int) -> _Value:

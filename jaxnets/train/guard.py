@@ -64,7 +64,7 @@ class GuardState(NamedTuple):
 
 
 class DivergedError(FloatingPointError):
-    """Too many steps in a row were kept out.
+    """Too many steps in a row were kept out; `locate_nan(step, error.state, batch)` tells what it came from.
 
     Attributes:
       step: The steps that had been taken before the first of them.

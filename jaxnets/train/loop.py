@@ -92,7 +92,6 @@ def fit(
     timed = [(callback, _Totals()) for callback in callbacks if isinstance(callback, _Every)]
     plain = [callback for callback in callbacks if not isinstance(callback, _Every)]
     metrics: dict[str, Any] = {}
-    stop: KeyboardInterrupt | None = None
     late: _Call | None = None
     ends = False
 
@@ -124,9 +123,9 @@ def fit(
                 getattr(timer.callback, "wait", lambda: None)()
 
     with interruption(save_beside) as interrupted:
-        while done < steps and not ends:
+        while True:
             length, stop = agreed(state, pace.length, interrupted.first)
-            if stop is not None:
+            if done >= steps or ends or stop is not None:
                 break
             cuts = [steps, done + length] + [done + timer.n - done % timer.n for timer, _ in timed]
             count, begun = min(cuts) - done, time.perf_counter()
@@ -146,6 +145,8 @@ def fit(
             _LOGGER.warning("stopping after this call")
         if late is not None:
             report(late)
+        # It may have come while the last call was reported.
+        _, stop = agreed(state, 0, stop or interrupted.first)
         if stop is not None:
             with interrupted.saving:
                 interrupted.ends.set()

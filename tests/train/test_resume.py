@@ -54,6 +54,13 @@ def test_a_second_ctrl_c_raises_at_once(made):
     assert after == []
 
 
+@pytest.mark.parametrize("wrap", [lambda callback: callback, lambda callback: train.every(3, callback)])
+def test_ctrl_c_in_the_last_call_is_raised_too(made, wrap):
+    interrupt = wrap(lambda step, *_: step == 3 and signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(made.state(), made.step, made.data, steps=3, callbacks=[interrupt])
+
+
 def test_only_marked_callbacks_run_on_interruption_and_none_twice(made):
     ran = []
 

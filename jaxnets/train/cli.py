@@ -35,9 +35,9 @@ class Options:
 def main(commands: Mapping[str, Callable[..., Command]], arguments: Sequence[str] | None = None) -> int:
     """Parses the command line, runs the command it names, and gives the exit code.
 
-    Bad input (`ValueError`, `TypeError`, `OSError`, a missing package) and a run that diverged end in one line on
-    standard error and code 2; `--debug` lets the traceback through. Ctrl-C gives 130, and SIGTERM while `fit` runs 143;
-    before and after it SIGTERM keeps its own way, which is to end the process at once, 143 to a shell.
+    Bad input (`ValueError`, `TypeError`, `OSError`, a missing package), too little memory and a run that diverged end
+    in one line on standard error and code 2; `--debug` lets the traceback through. Ctrl-C gives 130, and SIGTERM while
+    `fit` runs 143; before and after it SIGTERM keeps its own way, which is to end the process at once, 143 to a shell.
 
     Args:
       commands: Dataclasses by the command's name.
@@ -61,7 +61,7 @@ def main(commands: Mapping[str, Callable[..., Command]], arguments: Sequence[str
         command()
     except KeyboardInterrupt as interruption:
         return _fail(str(interruption) or "interrupted", TERMINATED if isinstance(interruption, Terminated) else 130)
-    except (ValueError, TypeError, OSError, ImportError, DivergedError) as error:
+    except (ValueError, TypeError, OSError, ImportError, MemoryError, DivergedError) as error:
         if command.debug:
             raise
         return _fail(f"error: {' '.join(str(error).split())}", 2)

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxnets.train.guard import DivergedError, GuardState
 from jaxnets.train.interruption import interruption
+from jaxnets.train.memory import enough_memory
 from jaxnets.train.processes import agreed, shared
 from jaxnets.train.programs import (
     DeviceResident,
@@ -75,6 +76,7 @@ def fit(
     Raises:
       ValueError: If the data ends early or `scan` is asked of data from the host.
       TypeError: If the data is neither a pytree with `batch` nor an iterable.
+      MemoryError: If a device has too little memory, with what to change.
       DivergedError: If the guard kept too many steps in a row out, or in a sweep that of every member did.
       KeyboardInterrupt: After Ctrl-C; Terminated, which is one too, after SIGTERM.
     """
@@ -122,7 +124,7 @@ def fit(
                     timer.callback(done, state, totals.means())
                 getattr(timer.callback, "wait", lambda: None)()
 
-    with interruption(save_beside) as interrupted:
+    with enough_memory("fit"), interruption(save_beside) as interrupted:
         while True:
             length, stop = agreed(state, pace.length, interrupted.first)
             if done >= steps or ends or stop is not None:

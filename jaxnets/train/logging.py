@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnets.train.files import replacing
+from jaxnets.train.files import naming, replacing
 from jaxnets.train.loop import Callback
 
 
@@ -85,7 +85,7 @@ class JsonLines:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends a record of any form."""
-        with self.path.open("a") as file:
+        with naming(self.path), self.path.open("a") as file:
             file.write(to_json(record) + "\n")
 
 

@@ -31,12 +31,16 @@ def save_weights(path: str | os.PathLike[str], variables: Any, *, metadata: Mapp
       ValueError: If two arrays have the same path.
       OSError: If the file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     # safetensors writes the buffer as it lies in memory and forgets the strides.
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in flatten(variables).items()}
     with replacing(path) as part:
-        save_file(arrays, part, metadata=dict(metadata or {}))
+        try:
+            save_file(arrays, part, metadata=dict(metadata or {}))
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def load_weights(path: str | os.PathLike[str], template: Any = None) -> Any:

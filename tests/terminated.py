@@ -43,17 +43,18 @@ class Train:
         batch = {"x": np.float32([1, 2]), "y": np.float32([3, 6])}
         loss = lambda y, batch: Mean(((y - batch["y"]) ** 2).sum(), jnp.float32(2))  # noqa: E731
         state = train.create(Line(), optax.sgd(1e-3), batch, key=jax.random.key(0))
-        if self.when == "compiling first":
-            loss = lambda y, batch: Mean(endless(y.sum()), jnp.float32(2))  # noqa: E731
-        step = train.make_step(Line(), optax.sgd(1e-3), loss)
+
+        def endless_loss(y, batch):
+            cli.say(self.when)  # when it is traced, just before it is compiled
+            return Mean(endless(y.sum()), jnp.float32(2))
+
+        step = train.make_step(Line(), optax.sgd(1e-3), endless_loss if self.when == "compiling first" else loss)
 
         def report(step, state, metrics):
             cli.say(self.when)
             if self.when == "compiling":
                 jax.jit(endless)(1.0)
 
-        if self.when == "compiling first":
-            cli.say(self.when)
         with train.Checkpoints(self.run) as checkpoints:
             callbacks = [train.every(10_000_000, checkpoints), train.every(20, report)]
             train.fit(state, step, itertools.repeat(batch), steps=10**9, callbacks=callbacks)

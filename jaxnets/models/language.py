@@ -106,7 +106,19 @@ def attend_tied(model: nn.Module, embed: nn.Embed, y: Float[Array, "b t d"]) -> 
     return embed.attend(y)
 
 
-class TransformerLM(nn.Module):
+class _Preset(nn.Module):
+    """A `LanguageModel`, made in `setup`, whose parameters keep their names."""
+
+    def __call__(self, x: Int[Array, "b t"], **context: Any) -> tuple[Float[Array, "b t vocabulary"], Carry]:
+        """Gives logits of the token that follows each, as a `LanguageModel` does."""
+        return self.model(x, **context)
+
+    def initial_carry(self, spec: jax.ShapeDtypeStruct) -> Carry:
+        """What the layer carries before any token; a cache has room for as many as `spec` has."""
+        return self.model.initial_carry(spec)
+
+
+class TransformerLM(_Preset):
     """A Transformer: blocks of causal self-attention, normalised before each part and at the end.
 
     Parameters: those of a `LanguageModel` whose layer is `Repeated`.
@@ -167,16 +179,8 @@ class TransformerLM(nn.Module):
         )
         nn.share_scope(self, self.model)
 
-    def __call__(self, x: Int[Array, "b t"], **context: Any) -> tuple[Float[Array, "b t vocabulary"], Carry]:
-        """Gives logits of the token that follows each, as a `LanguageModel` does."""
-        return self.model(x, **context)
 
-    def initial_carry(self, spec: jax.ShapeDtypeStruct) -> Carry:
-        """An empty cache with room for as many tokens."""
-        return self.model.initial_carry(spec)
-
-
-class RecurrentLM(nn.Module):
+class RecurrentLM(_Preset):
     """Recurrent layers, one on another.
 
     Parameters: those of a `LanguageModel` whose layer is a `Stack`.
@@ -222,16 +226,8 @@ class RecurrentLM(nn.Module):
         )
         nn.share_scope(self, self.model)
 
-    def __call__(self, x: Int[Array, "b t"], **context: Any) -> tuple[Float[Array, "b t vocabulary"], Carry]:
-        """Gives logits of the token that follows each, as a `LanguageModel` does."""
-        return self.model(x, **context)
 
-    def initial_carry(self, spec: jax.ShapeDtypeStruct) -> Carry:
-        """The layers' states before any token."""
-        return self.model.initial_carry(spec)
-
-
-class HybridLM(nn.Module):
+class HybridLM(_Preset):
     """Two blocks around an RG-LRU for each around attention in a window: it decodes in memory that does not grow.
 
     Parameters: those of a `LanguageModel` whose layer is a `Stack`.
@@ -284,11 +280,3 @@ class HybridLM(nn.Module):
             dtype=self.dtype,
         )
         nn.share_scope(self, self.model)
-
-    def __call__(self, x: Int[Array, "b t"], **context: Any) -> tuple[Float[Array, "b t vocabulary"], Carry]:
-        """Gives logits of the token that follows each, as a `LanguageModel` does."""
-        return self.model(x, **context)
-
-    def initial_carry(self, spec: jax.ShapeDtypeStruct) -> Carry:
-        """The blocks' states before any token."""
-        return self.model.initial_carry(spec)

@@ -157,8 +157,9 @@ def _parse(commands: Mapping[str, Callable[..., Command]], arguments: Sequence[s
     except SystemExit as stop:
         # Help goes to standard output as it is; a mistake is a framed text of many lines.
         code = stop.code if isinstance(stop.code, int) else 2
-        lines = [line.strip(" │╭╮╰╯─-") for line in re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue()).splitlines()]
-        return _fail("error: " + " ".join(filter(None, lines)), code) if code else 0
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue()).splitlines()
+        inside = [line.strip(" │─") for line in lines if not line.startswith(("╭", "╰"))]
+        return _fail("error: " + " ".join(filter(None, inside)), code) if code else 0
 
 
 def _fail(message: str, code: int) -> int:

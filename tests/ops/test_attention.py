@@ -34,12 +34,17 @@ def noise(*shape):
     return np.random.default_rng(7).standard_normal(shape)
 
 
-def agree(arrays, implementation, *, keep=None, dtype="float32", **options):
+def agree(arrays, implementation, *, dtype="float32", **options):
     """Checks the value and the gradients of q, k, v and, where there is one, of the bias."""
-    q, k, v = arrays
+    dy = noise(*arrays[0].shape[:3], arrays[2].shape[-1])
+    want = reference.dot_product_attention_gradients(*arrays, dy, **options)
+    same(arrays, implementation, dy, reference.dot_product_attention(*arrays, **options), want, dtype, **options)
+
+
+def same(arrays, implementation, dy, y, gradients, dtype="float32", **options):
+    """Compares the value, and the gradients of sum(y * dy), with those given."""
     names = ["q", "k", "v"] + (["bias"] if "bias" in options else [])
     given = {name: value for name, value in options.items() if name != "bias"}
-    dy = noise(*q.shape[:3], v.shape[-1])
 
     def number(*arrays):
         y = ops.dot_product_attention(
@@ -53,10 +58,10 @@ def agree(arrays, implementation, *, keep=None, dtype="float32", **options):
 
     operands = [jnp.asarray(x, dtype) for x in (*arrays, *([options["bias"]] if "bias" in options else []))]
     run = jax.jit(jax.grad(number, range(len(names)), has_aux=True))
-    gradients, y = run(*operands)
-    np.testing.assert_allclose(y, reference.dot_product_attention(q, k, v, **options), **tolerance(dtype))
-    want = reference.dot_product_attention_gradients(q, k, v, dy, **options)
-    for name, got, expected in zip(names, gradients, want, strict=False):
+    ours, value = run(*operands)
+    np.testing.assert_allclose(value, y, **tolerance(dtype))
+    for name, got, expected in zip(names, ours, gradients, strict=False):
+        # The bound is for values of order one.
         scale = max(1.0, float(np.max(np.abs(expected), initial=0)))
         np.testing.assert_allclose(got / scale, expected / scale, **tolerance(dtype), err_msg=name)
 
@@ -86,15 +91,11 @@ def test_keys_of_another_length(implementation, offset):
     agree(draw(time=6, keys=11, heads=3, key_heads=3, value=5), implementation, causal=True, offset=offset, **lengths)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.exhaustive
-@hypothesis.settings(max_examples=40, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
-@hypothesis.given(data=st.data())
-def test_any_options_match_loops(implementation, data):
+def any_options(data):
+    """Arrays, and options that fit them."""
     key_heads, group, time, keys = (data.draw(st.integers(1, n)) for n in (3, 3, 13, 13))
     options = {"causal": data.draw(st.booleans()), "window": data.draw(st.none() | st.integers(1, 14))}
     options["offset"] = data.draw(st.integers(-3, 13))
-    options["soft_cap"] = data.draw(st.none() | st.just(1.5))
     full = 2, key_heads * group, time, keys
     if data.draw(st.booleans()):
         options["lengths"] = np.array([data.draw(st.integers(0, time)) for _ in range(2)])
@@ -106,7 +107,16 @@ def test_any_options_match_loops(implementation, data):
     if data.draw(st.booleans()):
         for name, size in (("segment_ids", time), ("key_segment_ids", keys)):
             options[name] = np.sort(np.abs(noise(2, size) * 2).astype(np.int32), axis=1)
-    agree(draw(time=time, keys=keys, heads=key_heads * group, key_heads=key_heads), implementation, **options)
+    return draw(time=time, keys=keys, heads=key_heads * group, key_heads=key_heads), options
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.exhaustive
+@hypothesis.settings(max_examples=40, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.given(data=st.data())
+def test_any_options_match_loops(implementation, data):
+    arrays, options = any_options(data)
+    agree(arrays, implementation, soft_cap=data.draw(st.none() | st.just(1.5)), **options)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -252,18 +262,23 @@ def test_cudnn():
     np.testing.assert_allclose(y.astype(jnp.float32), want.astype(jnp.float32), **tolerance("bfloat16"))
 
 
-def test_matches_pytorch():
-    torch = pytest.importorskip("torch")
-    arrays = tuple(x.astype(np.float32) for x in draw(heads=2))
-    want = [torch.tensor(x.swapaxes(1, 2), requires_grad=True) for x in arrays]
-    y = torch.nn.functional.scaled_dot_product_attention(*want, is_causal=True)
-    torch.sin(y).sum().backward()
-    arrays = as_float32(arrays)
-    got = ops.dot_product_attention(*arrays, causal=True)
-    np.testing.assert_allclose(got, y.detach().numpy().swapaxes(1, 2), **tolerance("float32"))
-    gradients = jax.grad(lambda a: jnp.sum(jnp.sin(ops.dot_product_attention(*a, causal=True))))(arrays)
-    for ours, theirs in zip(gradients, want, strict=True):
-        np.testing.assert_allclose(ours, theirs.grad.numpy().swapaxes(1, 2), **tolerance("float32"))
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+@hypothesis.settings(max_examples=12, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.given(data=st.data())
+def test_any_options_match_pytorch(torch, data):
+    arrays, options = any_options(data)
+    dy = noise(*arrays[0].shape[:3], arrays[2].shape[-1])
+    seen = reference.attention_weights(*arrays[:2], **options) > 0
+    bias = np.where(seen, np.broadcast_to(options.get("bias", 0.0), seen.shape), -np.inf)
+    theirs = [torch.tensor(x.swapaxes(1, 2), requires_grad=True) for x in arrays]
+    y = torch.nn.functional.scaled_dot_product_attention(*theirs, attn_mask=torch.tensor(bias), enable_gqa=True)
+    torch.sum(y * torch.tensor(dy.swapaxes(1, 2))).backward()
+    gradients = [x.grad.numpy().swapaxes(1, 2) for x in theirs]
+    same(arrays, "chunked", dy, y.detach().numpy().swapaxes(1, 2), gradients, **options)
 
 
 @pytest.mark.exhaustive

@@ -19,6 +19,7 @@ from jaxnets.train.state import State, create
 from jaxnets.train.step import carried, make_eval_step, make_step, predict
 from jaxnets.train.summary import Layer, Summary, summary
 from jaxnets.train.sweep import grid, make_sweep, member, sweep, sweep_table, swept
+from jaxnets.train.watching import Profile, TensorBoard
 from jaxnets.train.weights import load_weights, save_weights
 
 __all__ = [
@@ -38,9 +39,11 @@ __all__ = [
     "LossScale",
     "NanSource",
     "Precision",
+    "Profile",
     "Run",
     "State",
     "Summary",
+    "TensorBoard",
     "Terminated",
     "accuracy",
     "by_path",

@@ -31,18 +31,16 @@ LAYERS = {
 }
 MORE_LAYERS = {
     "block": TransformerBlock(SelfAttention(2, position=Rotary()), gated=True, hidden=6, norm=nn.RMSNorm),
-    "plain": SelfAttention(2, use_bias=True),
     "relative": SelfAttention(2, position=RelativeBias(8, 16), soft_cap=3.0),
     "window and bias": SelfAttention(2, position=ALiBi(), window=4),
     "all to all": SelfAttention(2, causal=False, position=ALiBi()),
-    "chunked": SelfAttention(2, implementation="chunked"),
+    "chunked": SelfAttention(2, use_bias=True, implementation="chunked"),
     "dilated": CausalConv(6, 3, dilation=2),
     "depthwise": CausalConv(8, 2, groups=8),
     "pointwise": CausalConv(4, 1),
     "post norm": TransformerBlock(SelfAttention(2), norm_first=False, hidden=6),
     "parallel": TransformerBlock(GRU(8), parallel=True, hidden=6),
     "repeated": Repeated(TransformerBlock(SelfAttention(2), hidden=6), times=2),
-    "repeated again": Repeated(TransformerBlock(SelfAttention(2), hidden=6), times=2, remat=True),
     "positions": Stack((LearnedPosition(64), SinusoidalPosition())),
     "stack": Stack((CausalConv(8, 2), SelfAttention(2, window=3))),
 }
@@ -173,8 +171,9 @@ def block_of(features=8):
     return TransformerBlock(SelfAttention(2), hidden=2 * features)
 
 
-def test_repeated_layers_are_a_stack_of_them():
-    repeated, stack = Repeated(block_of(), times=3), Stack(tuple(block_of() for _ in range(3)))
+@pytest.mark.parametrize("remat", [False, True])
+def test_repeated_layers_are_a_stack_of_them(remat):
+    repeated, stack = Repeated(block_of(), times=3, remat=remat), Stack(tuple(block_of() for _ in range(3)))
     variables, x = made(repeated)
 
     def unstacked(variables):

@@ -17,7 +17,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 # Compiling takes most of the time, and a third of it without the optimisations that make programs fast. What they
-# might change is looked at where JAXNETS_TESTS_OPTIMISED is set, as in stages of CI that run more than they compile.
+# might change is looked at where JAXNETS_TESTS_OPTIMISED is set, as in the later stages of CI.
 if not os.environ.get("JAXNETS_TESTS_OPTIMISED"):
     flags = ["--xla_backend_optimization_level=0"]
     if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # a newer one ends at an option it does not know

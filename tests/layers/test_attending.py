@@ -29,6 +29,7 @@ LAYERS = {
     "plain": Attending(LSTM(4), MultiplicativeAttention(), 5),
     "fed heads": Attending(LSTM(4), CrossAttention(2), 5, feed=True),
 }
+by_name = pytest.mark.parametrize("name", LAYERS)
 
 
 @pytest.mark.parametrize(
@@ -101,19 +102,12 @@ class Remembering(nn.Module):
         return self.layer(empty, memory=memory, memory_lengths=lengths)[1]
 
 
-LAWFUL = {
-    "additive": Attending(GRU(4), AdditiveAttention(3), 5),
-    "plain": LAYERS["plain"],
-    "fed heads": LAYERS["fed heads"],
-}
-
-
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("constant", [False, True], ids=["", "constant memory"])
-@pytest.mark.parametrize("name", LAWFUL)
+@by_name
 def test_laws(name, constant):
     """Sequences packed in one row share its memory, whose gradient is then of all of them: packing has it constant."""
-    layer = Remembering(LAWFUL[name], constant)
+    layer = Remembering(LAYERS[name], constant)
     testing.check_sequence_layer(
         layer,
         laws=["packing"] if constant else [law for law in testing.LAWS if law != "packing"],

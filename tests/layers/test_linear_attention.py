@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnets import ops, testing
-from jaxnets.layers import LinearAttention
+from jaxnets.layers import LinearAttention, Repeated, TransformerBlock
 from tests.reference.tolerance import tolerance
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 7, 8)), jnp.float32)
@@ -18,6 +18,7 @@ LAYERS = {
 }
 MORE_LAYERS = {
     **LAYERS,
+    "blocks": Repeated(TransformerBlock(LinearAttention(2, decay="gated"), hidden=6), times=2),
     "scan": LinearAttention(2, implementation="scan"),
 }
 

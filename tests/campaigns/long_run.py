@@ -51,7 +51,7 @@ def campaign(steps, checkpoints):
 
         def look(*_):
             saves.wait()  # a save under way has threads and files of its own
-            moments.append(moment(ledger))
+            moments.append(settled(ledger, moments[-1].threads if moments else 0))
 
         callbacks = [show, *(train.every(each, callback) for callback in (saves, lines, look))]
         train.fit(state, step, source, steps=steps, callbacks=callbacks)
@@ -67,6 +67,14 @@ def campaign(steps, checkpoints):
         f"{warm.files} and {most.files}, compilations {warm.compilations} and {most.compilations}, of the training "
         f"program {programs}; {time.monotonic() - begun:.0f} s"
     ), good
+
+
+def settled(ledger, threads, seconds=2):
+    """What this process holds once it has no more threads than before: one that is done takes a moment to end."""
+    until = time.monotonic() + seconds
+    while (now := moment(ledger)).threads > threads and time.monotonic() < until:
+        time.sleep(0.01)
+    return now
 
 
 def moment(ledger):

@@ -80,7 +80,8 @@ def trained(folder, kind, count, fault):
         if fault == "raises" and step == 10:
             raise RuntimeError("this process fails")
 
-    with train.Checkpoints(folder) as checkpoints:
+    fingerprint = None if fault == "unchecked" else {"seed": 0, "batch_size": BATCH}
+    with train.Checkpoints(folder, fingerprint=fingerprint) as checkpoints:
         begun = 0
         if found := checkpoints.restore(state):
             state, begun = found[0], int(found[0].step)

@@ -32,6 +32,11 @@ class Seekable(abc.ABC):
         self.step = 0
         self._settings = settings
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it was made with, which decides the batches; a plain dict, fit for JSON."""
+        return dict(self._settings)
+
     @abc.abstractmethod
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0 over all epochs."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxnets.train.checksums import check_seal, checksum_of_index, checksum_of_leaf, seal
 from jaxnets.train.files import first_line, why_not_written
+from jaxnets.train.fingerprint import check_fingerprint, whole_fingerprint
 from jaxnets.train.paths import check_same, flatten
 from jaxnets.train.processes import check_agreed, fetched, placed, shared
 from jaxnets.train.state import State
@@ -49,6 +50,7 @@ class Checkpoints:
         directory: str | os.PathLike[str],
         *,
         keep: int = 2,
+        fingerprint: Mapping[str, Any] | None = None,
         report: Callable[[str], None] = _LOGGER.warning,
     ):
         """Opens a directory of checkpoints, which the first save makes.
@@ -56,15 +58,21 @@ class Checkpoints:
         Args:
           directory: Where they lie.
           keep: How many of the newest are kept.
+          fingerprint: What the batches hang on, such as `{"seed": 0, "batch_size": 64}` or the `settings` of a loader,
+            the same on every process; must fit in JSON. A run that goes on with another one is refused. The number of
+            processes is added as `processes`, unless it is there: where each process gives the whole batch, which does
+            not hang on it, say 1. None checks nothing.
           report: Told in one line of each checkpoint that cannot be used.
 
         Raises:
           ValueError: If keep is not positive.
+          TypeError: If the fingerprint does not fit in JSON.
         """
         if keep < 1:
             raise ValueError(f"Checkpoints: keep must be positive, got {keep}")
         self.directory = Path(directory).absolute()
         self.keep = keep
+        self.fingerprint = None if fingerprint is None else json.loads(json.dumps(fingerprint))
         self.report = report
         self._manager: Any = None
         self._goes_on = False
@@ -101,6 +109,7 @@ class Checkpoints:
         keys = {path: str(jax.random.key_impl(leaf)) for path, leaf in leaves.items() if _is_key(leaf)}
         # As it will be read, where the keys of every dict are strings.
         index = json.loads(json.dumps({"leaves": description, "keys": keys, "extra": dict(extra or {})}))
+        index["fingerprint"] = None if self.fingerprint is None else whole_fingerprint(self.fingerprint)
         index["checksum"] = checksum_of_index(index)
         manager = self._opened(step)
         items = {"state": ocp.args.StandardSave(arrays), "index": ocp.args.JsonSave(index)}
@@ -126,7 +135,8 @@ class Checkpoints:
 
         Raises:
           ValueError: If a checkpoint is whole but of another structure, shape or dtype: names the path, what was
-            found and what was wanted. If processes that share the state find different steps.
+            found and what was wanted. If it is of another fingerprint: names what differs, before any array is read.
+            If processes that share the state find different steps.
         """
         found = self._newest_good(template)
         if shared(template):
@@ -238,6 +248,8 @@ class Checkpoints:
         found = {path: (shape, dtype) for path, (shape, dtype, _) in index["leaves"].items()}
         leaves = flatten(template)
         try:
+            if self.fingerprint is not None:
+                check_fingerprint(f"restore: {folder}", index.get("fingerprint"), whole_fingerprint(self.fingerprint))
             check_same(f"restore: {folder}", found, {path: _described(leaf) for path, leaf in leaves.items()})
         except ValueError as error:
             raise _MismatchError(str(error)) from None
@@ -263,7 +275,7 @@ def _by_itself() -> dict[str, Any]:
 
 
 class _MismatchError(Exception):
-    """A checkpoint of another structure: nothing is damaged, so the one before would not help."""
+    """A checkpoint of another structure or other batches: nothing is damaged, so the one before would not help."""
 
 
 def _is_key(leaf: Any) -> bool:

@@ -45,6 +45,7 @@ def test_a_state_through_json_goes_on(make, step):
     take(before, 2)
     after.restore(json.loads(json.dumps(before.state())))
     assert after.step == step + 2
+    assert after.settings | {"step": step + 2} == after.state()
     assert take(after, 5) == take(before, 5)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxnets import train
+from jaxnets.data import Loader
 from jaxnets.train.checksums import checksum_of_index
 
 
@@ -255,3 +256,45 @@ def test_a_restored_step_is_not_written_again(made, copy):
         checkpoints.save(state)
     assert (copy / "3" / "checksums.json").stat().st_mtime_ns == before
     assert restored(made, copy) == (3, [])
+
+
+def with_fingerprint(made, directory, fingerprint, processes=1):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(jax, "process_count", lambda: processes)
+        return train.Checkpoints(directory, fingerprint=fingerprint).restore(made.state())
+
+
+def test_a_changed_fingerprint_is_refused_and_named(made, tmp_path):
+    settings = Loader({"x": np.arange(44)}, 8, seed=0).settings
+    with train.Checkpoints(tmp_path, fingerprint=settings) as checkpoints:
+        checkpoints.save(at(made.state(), 1))
+        checkpoints.save(at(made.state(), 2))
+    assert int(with_fingerprint(made, tmp_path, settings)[0].step) == 2
+    end = ": take back what differs, or leave the fingerprint out to go on without this check"
+    for changed, processes, words in [
+        (settings, 2, "processes was 1, is now 2"),
+        ({**settings, "seed": 1}, 1, "seed was 0, is now 1"),
+        ({**settings, "seed": 1, "batch_size": 16}, 1, "seed was 0, is now 1; batch_size was 8, is now 16"),
+        ({}, 1, "seed was 0, is now not there; batch_size was 8, is now not there; length was 44, is now not there"),
+    ]:
+        with pytest.raises(
+            ValueError, match=re.escape(f"restore: {tmp_path / '2'} is of other batches: {words}")
+        ) as it:
+            with_fingerprint(made, tmp_path, changed, processes)
+        assert str(it.value).endswith(end)
+        assert "\n" not in str(it.value)
+    # Who leaves it out goes on, with any number of processes.
+    assert int(with_fingerprint(made, tmp_path, None, 2)[0].step) == 2
+
+
+def test_batches_that_do_not_hang_on_the_number_of_processes_may_say_so(made, tmp_path):
+    with train.Checkpoints(tmp_path, fingerprint={"seed": (1, 2), "processes": 1}) as checkpoints:
+        checkpoints.save(at(made.state(), 1))
+    assert with_fingerprint(made, tmp_path, {"seed": [1, 2], "processes": 1}, 2) is not None
+
+
+def test_a_fingerprint_that_was_not_saved_cannot_be_the_same(made, saved):
+    with pytest.raises(ValueError, match="processes was not there, is now 1; seed was not there, is now 0"):
+        with_fingerprint(made, saved, {"seed": 0})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        train.Checkpoints(saved, fingerprint={"seed": jnp.int32(0)})

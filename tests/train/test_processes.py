@@ -1,5 +1,6 @@
 """Processes that train as one: over loopback, each as the campaign starts it."""
 
+import json
 import os
 from types import SimpleNamespace
 
@@ -23,6 +24,16 @@ def test_an_exception_in_one_ends_both_and_a_restart_comes_to_the_same_bits(tmp_
     again = campaign.trained(tmp_path / "cut", 2, "fsdp")
     assert again[0]["begun"] in (4, 8)
     assert [each["digest"] for each in again] == [whole[0]["digest"]] * 2
+
+    # One process alone would not see these batches; where that is left unchecked, it has the state bit for bit.
+    (refused,), (alone,) = (campaign.started(tmp_path / "whole", 1, "fsdp", {0: how}) for how in ("none", "unchecked"))
+    last = refused.communicate()[1].splitlines()[-1]
+    words = (
+        f"ValueError: restore: {tmp_path / 'whole' / '16'} is of other batches: processes was 2, is now 1: take back"
+    )
+    assert (refused.returncode, last[: len(words)]) == (1, words)
+    found = json.loads(alone.communicate()[0])
+    assert (found["begun"], found["cut"], found["digest"]) == (16, [], whole[0]["digest"])
 
 
 @pytest.mark.parametrize(

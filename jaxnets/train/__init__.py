@@ -7,7 +7,15 @@ from jaxnets.train.interruption import Terminated
 from jaxnets.train.ledger import Compilation, CompileLedger
 from jaxnets.train.logging import CompileClock, JsonLines, progress, read_json_lines, to_json
 from jaxnets.train.loop import evaluate, every, fit
-from jaxnets.train.metrics import accuracy, confusion_matrix, top_k_accuracy
+from jaxnets.train.metrics import (
+    Calibration,
+    accuracy,
+    calibration,
+    confusion_matrix,
+    expected_calibration_error,
+    macro_f1,
+    top_k_accuracy,
+)
 from jaxnets.train.nans import NanSource, locate_nan
 from jaxnets.train.optim import OPTIMIZERS, SCHEDULES, by_path, decay_mask, make_schedule, optimizer
 from jaxnets.train.precision import LossScale, Precision
@@ -26,6 +34,7 @@ __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
     "Best",
+    "Calibration",
     "Checkpoints",
     "Compilation",
     "CompileClock",
@@ -47,6 +56,7 @@ __all__ = [
     "Terminated",
     "accuracy",
     "by_path",
+    "calibration",
     "carried",
     "check_config",
     "confusion_matrix",
@@ -54,11 +64,13 @@ __all__ = [
     "decay_mask",
     "evaluate",
     "every",
+    "expected_calibration_error",
     "fit",
     "grid",
     "joined",
     "load_weights",
     "locate_nan",
+    "macro_f1",
     "make_eval_step",
     "make_schedule",
     "make_step",

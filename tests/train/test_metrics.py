@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -61,3 +62,49 @@ def test_confusion_matrix_counts():
         train.confusion_matrix(LABELS % 4, np.full(23, 4), 4)
     with pytest.raises(ValueError, match="confusion_matrix: labels has 3 rows but predictions 23"):
         train.confusion_matrix(LABELS[:3], predictions, 5)
+
+
+def test_macro_f1_matches_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics")
+    predictions = LOGITS.argmax(1)
+    for classes, keep in ((5, np.ones(23, bool)), (5, WHERE), (9, WHERE)):  # the last four are never seen
+        want = metrics.f1_score(LABELS[keep], predictions[keep], average="macro")
+        assert train.macro_f1(LABELS, predictions, classes, where=keep) == pytest.approx(want, abs=1e-12)
+    padded = np.where(WHERE, LABELS, -7)  # what is masked may be out of range
+    assert train.macro_f1(padded, predictions, 5, where=WHERE) == train.macro_f1(LABELS[WHERE], predictions[WHERE], 5)
+    assert train.macro_f1(LABELS[:6].reshape(2, 3), LABELS[:6].reshape(2, 3), 5) == 1
+    assert np.isnan(train.macro_f1(LABELS, predictions, 5, where=np.zeros(23, bool)))
+
+
+def test_calibration_by_hand():
+    sure = np.array([0.5, 0.6, 0.61, 0.99, 1.0])
+    probabilities, labels = np.stack([sure, 1 - sure], 1), np.array([0, 1, 0, 0, 0])
+    table = train.calibration(probabilities, labels, bins=5)
+    np.testing.assert_array_equal(table.rows, [0, 0, 2, 1, 2])
+    np.testing.assert_allclose(table.confidence, [np.nan, np.nan, 0.55, 0.61, 0.995])
+    np.testing.assert_allclose(table.accuracy, [np.nan, np.nan, 0.5, 1.0, 1.0])
+    assert table.error == pytest.approx((2 * 0.05 + 0.39 + 2 * 0.005) / 5)
+    assert train.expected_calibration_error(probabilities, labels, bins=1) == pytest.approx(0.8 - sure.mean(), abs=1e-9)
+
+
+def test_calibration_does_not_see_what_is_masked():
+    exact = np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True)
+    padded = np.where(WHERE[:, None], exact, np.nan)
+    got = train.calibration(padded, LABELS, where=WHERE)
+    for one, other in zip(got, train.calibration(exact[WHERE], LABELS[WHERE]), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert got.rows.sum() == WHERE.sum()
+    assert np.isnan(train.expected_calibration_error(exact, LABELS, where=np.zeros(23, bool)))
+
+
+def test_calibration_refuses():
+    with pytest.raises(ValueError, match="calibration: bins must be positive, got 0"):
+        train.calibration(LOGITS, LABELS, bins=0)
+    with pytest.raises(ValueError, match="calibration: probabilities want values from 0 to 1"):
+        train.calibration(LOGITS * 9, LABELS)
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        with pytest.raises(ValueError, match=r"macro_f1: wanted one shape for all rows, got .*'labels': \(3,\)"):
+            train.macro_f1(LABELS[:3], LABELS, 5)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

@@ -18,8 +18,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def results(name, kinds):
+    return written("tests/on_mesh.py", name, ",".join(kinds))
+
+
+def written(*arguments):
+    """What a program of the tests wrote."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "tests/on_mesh.py", name, ",".join(kinds)]
+    command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -61,6 +66,16 @@ def test_the_members_of_a_sweep_are_spread():
     np.testing.assert_allclose(spread["losses"], found["sweep none"]["losses"], rtol=0, atol=5e-6)
     assert spread["moved"] == []
     assert {parts for path, parts in spread["parts"].items() if path != "step"} == {8}
+
+
+@pytest.mark.exhaustive
+def test_what_was_saved_on_some_devices_goes_on_on_others():
+    found = written("tests/elastic.py")
+    assert len(found) == 16
+    for pair, restored in found.items():
+        parts = {"none": 1, "1": 1, "2": 2, "8": 4}[pair.split()[-1]]
+        assert (restored["same"], restored["moved"], restored["parts"]) == (True, [], parts), pair
+        assert abs(restored["loss"] - found["none to none"]["loss"]) < 5e-6, pair
 
 
 def test_meshes_that_do_not_fit_are_named():

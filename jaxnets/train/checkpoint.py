@@ -2,10 +2,12 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +130,8 @@ class Checkpoints:
         """Reads the newest good checkpoint.
 
         Args:
-          template: A state of the same structure, such as `create` makes; its values are not used.
+          template: A state of the same structure, such as `create` makes, on any mesh; its values are not used. Each
+            leaf is placed where it has it.
 
         Returns:
           The state and what was saved beside it; None where there is no checkpoint, or none that can be read.
@@ -255,6 +258,8 @@ class Checkpoints:
             raise _MismatchError(str(error)) from None
         data = {path: jax.eval_shape(_data, leaf) for path, leaf in leaves.items()}
         target = {path: np.empty(like.shape, like.dtype) for path, like in data.items()}
+        _check_stored(folder / "state", data)
+        _check_keys(index["keys"], leaves, data)
         with ocp.Checkpointer(ocp.StandardCheckpointHandler(**_by_itself()), **_by_itself()) as reader:
             arrays = reader.restore(folder / "state", args=ocp.args.StandardRestore(target))
         for path, (_, _, checksum) in index["leaves"].items():
@@ -276,6 +281,24 @@ def _by_itself() -> dict[str, Any]:
 
 class _MismatchError(Exception):
     """A checkpoint of another structure or other batches: nothing is damaged, so the one before would not help."""
+
+
+def _check_stored(folder: Path, wanted: Mapping[str, Any]) -> None:
+    """Raises ValueError if an array or a piece of it is larger than wanted: reading it would take the memory for all."""
+    import orbax.checkpoint as ocp
+
+    for path, stored in ocp.StandardCheckpointHandler(**_by_itself()).metadata(folder).tree.items():
+        shape = wanted[path].shape
+        pieces = stored.storage.chunk_shape if stored.storage else shape
+        if tuple(stored.shape) != shape or math.prod(pieces) > max(math.prod(shape), 1):
+            raise ValueError(f"{path} is stored as {list(stored.shape)} in pieces of {list(pieces)}")
+
+
+def _check_keys(kinds: Mapping[str, str], leaves: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Raises ValueError unless the index has the PRNG keys of the template."""
+    dtypes = {path: jax.eval_shape(partial(jax.random.wrap_key_data, impl=kinds[path]), data[path]).dtype for path in kinds}
+    if dtypes != {path: leaf.dtype for path, leaf in leaves.items() if _is_key(leaf)}:
+        raise ValueError("index is damaged")
 
 
 def _is_key(leaf: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Data: named sources, decoded images, texts, seeded loaders, data on the device, augmentation, tasks from a key."""
+"""Data: named sources, images, texts, series, seeded loaders, data on the device, augmentation, tasks from a key."""
 
 from jaxnets.data.augment import (
     Augment,
@@ -21,6 +21,7 @@ from jaxnets.data.images import Images, load_images
 from jaxnets.data.loader import Indexable, Loader, Seekable, batches
 from jaxnets.data.long_memory import MemoryTask, memory_task
 from jaxnets.data.ragged import BucketLoader, bucket_bounds, pack, pad
+from jaxnets.data.series import Series, load_series
 from jaxnets.data.sources import SOURCES, RemoteFile, Source, fetch
 from jaxnets.data.splits import split_validation, stratified_split
 from jaxnets.data.synthetic import Generate, GeneratedData, adding_problem, copy_task, held_out, pixel_sequence
@@ -35,6 +36,7 @@ from jaxnets.data.tokenizers import (
     decode_stream,
     tokenizer_from_json,
 )
+from jaxnets.data.windows import DeviceWindows, every_window
 
 __all__ = [
     "SOURCES",
@@ -44,6 +46,7 @@ __all__ = [
     "CharTokenizer",
     "DeviceData",
     "DeviceText",
+    "DeviceWindows",
     "Generate",
     "GeneratedData",
     "Images",
@@ -52,6 +55,7 @@ __all__ = [
     "MemoryTask",
     "RemoteFile",
     "Seekable",
+    "Series",
     "Source",
     "SubwordTokenizer",
     "Text",
@@ -69,9 +73,11 @@ __all__ = [
     "cutout",
     "decode_image",
     "decode_stream",
+    "every_window",
     "fetch",
     "held_out",
     "load_images",
+    "load_series",
     "load_text",
     "memory_task",
     "mixup",

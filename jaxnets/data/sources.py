@@ -268,6 +268,17 @@ SOURCES: Mapping[str, Source] = {
             },
             licence="public domain",
         ),
+        Source(
+            "ett",
+            {
+                "ETTh1.csv": RemoteFile(
+                    ("f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",),
+                    "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/ETTh1.csv",
+                ),
+                "ETTh1.csv.gz": RemoteFile(("f1141f82f9d46968f05afa77ba16abfc4f790fe07583f9de06bb685b29a5411f",)),
+            },
+            licence="CC BY-ND 4.0",
+        ),
     )
 }
 """The data sets that `fetch` knows, by name."""

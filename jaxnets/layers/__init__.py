@@ -8,6 +8,7 @@ from jaxnets.layers.conv_lstm import ConvLSTM
 from jaxnets.layers.convolution import Conv, ConvTranspose
 from jaxnets.layers.cross_attention import CrossAttention, MemoryCache
 from jaxnets.layers.initializers import chrono, identity
+from jaxnets.layers.instance_norm import InstanceScale, RevIN
 from jaxnets.layers.linear_attention import LinearAttention
 from jaxnets.layers.linear_units import LRU, RGLRU
 from jaxnets.layers.memory import remembering
@@ -15,6 +16,7 @@ from jaxnets.layers.min_recurrent import MinGRU, MinLSTM
 from jaxnets.layers.position import ALiBi, LearnedPosition, PositionCarry, RelativeBias, Rotary, SinusoidalPosition
 from jaxnets.layers.recurrent import GRU, LSTM, RNN
 from jaxnets.layers.sequence import Bidirectional, Stack, initial_carry
+from jaxnets.layers.temporal_block import TemporalBlock
 from jaxnets.layers.transformer import Repeated, TransformerBlock
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "ConvLSTM",
     "ConvTranspose",
     "CrossAttention",
+    "InstanceScale",
     "LearnedPosition",
     "LinearAttention",
     "MemoryCache",
@@ -44,10 +47,12 @@ __all__ = [
     "PositionCarry",
     "RelativeBias",
     "Repeated",
+    "RevIN",
     "Rotary",
     "SelfAttention",
     "SinusoidalPosition",
     "Stack",
+    "TemporalBlock",
     "TransformerBlock",
     "chrono",
     "identity",

@@ -3,6 +3,7 @@
 from jaxnets.models.classifier import SequenceClassifier
 from jaxnets.models.cnn import MLP, ConvNet, LeNet5, SmallCNN
 from jaxnets.models.encoder import Encoder
+from jaxnets.models.forecasting import DLinear, InstanceNormalised, NLinear, PatchTST, SequenceForecaster, roll_out
 from jaxnets.models.language import HybridLM, LanguageModel, RecurrentLM, TransformerLM
 from jaxnets.models.mirrored import Mirrored
 from jaxnets.models.resnet import ResNet, resnet18, resnet34, resnet50
@@ -13,15 +14,20 @@ from jaxnets.models.writing import Writer
 __all__ = [
     "MLP",
     "ConvNet",
+    "DLinear",
     "Encoder",
     "HybridLM",
+    "InstanceNormalised",
     "LanguageModel",
     "LeNet5",
     "Mirrored",
+    "NLinear",
+    "PatchTST",
     "RecurrentLM",
     "ResNet",
     "Seq2Seq",
     "SequenceClassifier",
+    "SequenceForecaster",
     "SmallCNN",
     "TransformerLM",
     "ViT",
@@ -30,5 +36,6 @@ __all__ = [
     "resnet18",
     "resnet34",
     "resnet50",
+    "roll_out",
     "transformer_seq2seq",
 ]

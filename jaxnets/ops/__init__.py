@@ -27,6 +27,7 @@ from jaxnets.ops.losses import (
     huber,
     kl_divergence,
     kl_standard_normal,
+    pinball,
     squared_error,
 )
 from jaxnets.ops.masking import (
@@ -126,6 +127,7 @@ __all__ = [
     "multiplicative_attention",
     "multiplicative_keys",
     "penalise_repetition",
+    "pinball",
     "prefill",
     "relative_buckets",
     "reverse_sequence",

@@ -5,7 +5,7 @@ gradient. Sums are taken in at least float32. Log-likelihoods are in nats.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -243,6 +243,58 @@ def huber(
         return optax.huber_loss(predictions, targets, delta=delta)
 
     return _elementwise("huber", formula, ("predictions", predictions), ("targets", targets), where=where)
+
+
+def pinball(
+    predictions: Float[Array, "*s q"],
+    targets: Num[Array, "*s"],
+    *,
+    quantiles: Sequence[float],
+    where: Bool[Array, "..."] | None = None,
+) -> Mean:
+    """The loss that a quantile is least in: q (t - p) where the target is above, (1 - q) (p - t) where it is below.
+
+    Half the absolute error for the median. The gradient where both are equal is that of a target above.
+
+    Args:
+      predictions: Of each quantile, in the order of `quantiles`.
+      targets: What is so.
+      quantiles: Between 0 and 1.
+      where: Entries to keep; broadcasts over axes of size 1.
+
+    Returns:
+      The sum over the entries kept and their quantiles, and the number of these.
+
+    Raises:
+      ValueError: If the shapes do not fit, or a quantile is not between 0 and 1.
+      TypeError: If `where` is not boolean.
+
+    References:
+      Koenker and Bassett, 1978. Regression quantiles.
+
+    >>> pinball(jnp.array([[0.0, 0.0]]), jnp.array([1.0]), quantiles=(0.1, 0.9)).total
+    Array(1., dtype=float32)
+    """
+    if not quantiles or not all(0 < quantile < 1 for quantile in quantiles):
+        raise ValueError(f"pinball: quantiles must be between 0 and 1, got {tuple(quantiles)}")
+    if predictions.shape != (wanted := (*targets.shape, len(quantiles))):
+        raise ValueError(
+            f"pinball: predictions has shape {predictions.shape}, wanted {wanted}: one for each of "
+            f"{len(quantiles)} quantiles of targets"
+        )
+    keep = _check_where("pinball", where, targets.shape)
+
+    def formula(predictions: Array, targets: Array) -> Array:
+        error = targets - predictions
+        return error * (jnp.asarray(quantiles, error.dtype) - (error < 0).astype(error.dtype))
+
+    return _elementwise(
+        "pinball",
+        formula,
+        ("predictions", predictions),
+        ("targets", jnp.broadcast_to(targets[..., None], predictions.shape)),
+        where=None if keep is None else keep[..., None],
+    )
 
 
 def gaussian_nll(

@@ -2,6 +2,7 @@
 
 from jaxnets.train import plots
 from jaxnets.train.checkpoint import Checkpoints
+from jaxnets.train.forecast_metrics import coverage, mae, mase, mse, naive_forecast, naive_scale
 from jaxnets.train.guard import DivergedError, Guard, GuardState
 from jaxnets.train.interruption import Terminated
 from jaxnets.train.ledger import Compilation, CompileLedger
@@ -60,6 +61,7 @@ __all__ = [
     "carried",
     "check_config",
     "confusion_matrix",
+    "coverage",
     "create",
     "decay_mask",
     "evaluate",
@@ -71,11 +73,16 @@ __all__ = [
     "load_weights",
     "locate_nan",
     "macro_f1",
+    "mae",
     "make_eval_step",
     "make_schedule",
     "make_step",
     "make_sweep",
+    "mase",
     "member",
+    "mse",
+    "naive_forecast",
+    "naive_scale",
     "new_run",
     "newest_run",
     "optimizer",

@@ -18,6 +18,7 @@ from jaxnets.data.decode import decode_image, read_image
 from jaxnets.data.device import DeviceData
 from jaxnets.data.folder import picture_files
 from jaxnets.data.images import Images, load_images
+from jaxnets.data.labelled import Labelled, LabelledTexts, load_labelled
 from jaxnets.data.loader import Indexable, Loader, Seekable, batches
 from jaxnets.data.long_memory import MemoryTask, memory_task
 from jaxnets.data.ragged import BucketLoader, bucket_bounds, pack, pad
@@ -51,6 +52,8 @@ __all__ = [
     "GeneratedData",
     "Images",
     "Indexable",
+    "Labelled",
+    "LabelledTexts",
     "Loader",
     "MemoryTask",
     "RemoteFile",
@@ -77,6 +80,7 @@ __all__ = [
     "fetch",
     "held_out",
     "load_images",
+    "load_labelled",
     "load_series",
     "load_text",
     "memory_task",

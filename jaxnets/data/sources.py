@@ -206,6 +206,11 @@ def _mnist_like(base: str, train_x: tuple[str, ...], train_y: str, test_x: str, 
     return {name: RemoteFile(sha256, f"{base}/{name}") for name, sha256 in checksums.items()}
 
 
+_SST2 = (
+    "https://raw.githubusercontent.com/clairett/pytorch-sentiment-classification/"
+    "457ffd83de90a9d6d472d8ffc31bbffe40a8b236/data/SST2"
+)
+
 SOURCES: Mapping[str, Source] = {
     source.name: source
     for source in (
@@ -267,6 +272,40 @@ SOURCES: Mapping[str, Source] = {
                 "input.txt.gz": RemoteFile(("13125fe8f49092165d7d489e3944db52d1ba546e64a60080cc9523bcd0c5e46a",)),
             },
             licence="public domain",
+        ),
+        Source(
+            "sst2",
+            {
+                "train.tsv": RemoteFile(
+                    ("ec192f833a64da08f475488a77b0d0b47db47acd0f458bd18433fc793b569920",), f"{_SST2}/train.tsv"
+                ),
+                "dev.tsv": RemoteFile(
+                    ("eddea6b39e601dd4e7a672b53cc40fdf6019fa80522f351206c24340ca5d9359",), f"{_SST2}/dev.tsv"
+                ),
+                "test.tsv": RemoteFile(
+                    ("831169c7e2e429d6026e1bdbb542f33b636e3e596caad9602ebc953c205928b7",), f"{_SST2}/test.tsv"
+                ),
+                # The same lines, packed.
+                "sst2_train.tsv.gz": RemoteFile(("6bd7ceeeb9eac01b55c854be40e71bdf4c54849638217b8b4fc2408bf17843af",)),
+                "sst2_dev.tsv.gz": RemoteFile(("190402b0a0144b832cd9bd994dc693cff2f6aee24c22a5437938fc3564d51d33",)),
+                "sst2_test.tsv.gz": RemoteFile(("e33b978bf9561af553946a8e7f30f945c46ca74a0c1e44c7b5a4cfc17ce22db3",)),
+            },
+            licence="none stated; cite Socher et al. 2013",
+        ),
+        Source(
+            "imdb",
+            {
+                "aclImdb_v1.tar.gz": RemoteFile(
+                    ("c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe",),
+                    "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",
+                ),
+                # The same reviews, a line each.
+                "imdb_train.jsonl.gz": RemoteFile(
+                    ("ca4e8a315b5f2bff5e1b989a998bd6f5d2bc20cb34dcadfff99703b6a166dde4",)
+                ),
+                "imdb_test.jsonl.gz": RemoteFile(("179fed5d72669901844c05941865481ce413ab018848331bd3b1b35537466569",)),
+            },
+            licence="no formal licence; cite Maas et al. 2011",
         ),
         Source(
             "ett",

@@ -74,7 +74,7 @@ def load_text(name_or_path: str | Path) -> Text:
     path = Path(name_or_path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"load_text: {name!r} is neither stdlib, nor tiny_shakespeare, nor a file")
-    return Text(name, _decoded(name, path.read_bytes()))
+    return Text(name, decoded(f"load_text: {name}", path.read_bytes()))
 
 
 def _standard_library() -> Text:
@@ -96,12 +96,17 @@ def _tiny_shakespeare() -> str:
     return fetch(source, "input.txt").read_bytes().decode()
 
 
-def _decoded(name: str, data: bytes) -> str:
+def decoded(where: str, data: bytes) -> str:
+    """The text of bytes in UTF-8; `where` begins what is said of those that are none.
+
+    Raises:
+      ValueError: If there is nothing but white space, or the bytes are not UTF-8.
+    """
     if not data.strip():
-        raise ValueError(f"load_text: {name} is empty")
+        raise ValueError(f"{where} is empty")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"load_text: {name} is not UTF-8: byte {data[error.start]:#04x} at {error.start}; convert it first"
+            f"{where} is not UTF-8: byte {data[error.start]:#04x} at {error.start}; convert it first"
         ) from error

@@ -8,6 +8,7 @@ from jaxnets.models.language import HybridLM, LanguageModel, RecurrentLM, Transf
 from jaxnets.models.mirrored import Mirrored
 from jaxnets.models.resnet import ResNet, resnet18, resnet34, resnet50
 from jaxnets.models.seq2seq import Seq2Seq, recurrent_seq2seq, transformer_seq2seq
+from jaxnets.models.text_classifier import TextClassifier, WordCNN
 from jaxnets.models.vit import ViT
 from jaxnets.models.writing import Writer
 
@@ -29,8 +30,10 @@ __all__ = [
     "SequenceClassifier",
     "SequenceForecaster",
     "SmallCNN",
+    "TextClassifier",
     "TransformerLM",
     "ViT",
+    "WordCNN",
     "Writer",
     "recurrent_seq2seq",
     "resnet18",

@@ -32,6 +32,7 @@ from jaxnets.ops.losses import (
 )
 from jaxnets.ops.masking import (
     last_valid,
+    masked_max,
     masked_mean,
     reverse_sequence,
     starts_from_segment_ids,
@@ -118,6 +119,7 @@ __all__ = [
     "lru_step",
     "lstm",
     "lstm_step",
+    "masked_max",
     "masked_mean",
     "max_pool",
     "min_gru",

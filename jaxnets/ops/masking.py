@@ -65,6 +65,23 @@ def masked_mean(
     return (total / jnp.maximum(count, jnp.ones_like(count))).astype(y.dtype)
 
 
+def masked_max(
+    y: Float[Array, "b t *features"], lengths: Int[Array, " b"] | None = None
+) -> Float[Array, "b *features"]:
+    """The largest of the steps before each row's length; 0 for a row of length 0.
+
+    >>> masked_max(jnp.array([[-1.0, -3.0, jnp.inf]]), jnp.array([2]))
+    Array([-1.], dtype=float32)
+    """
+    batch, time = y.shape[:2]
+    if lengths is None:
+        lengths = jnp.full(batch, time, jnp.int32)
+    lowest = jnp.full((), jnp.finfo(y.dtype).min, y.dtype)
+    largest = jnp.max(jnp.where(_over_features(time_mask(lengths, time), y), y, lowest), axis=1, initial=lowest)
+    some = jnp.clip(lengths, 0, time) > 0
+    return jnp.where(_over_features(some, largest), largest, jnp.zeros((), y.dtype))
+
+
 def starts_from_segment_ids(segment_ids: Int[Array, "b t"]) -> Bool[Array, "b t"]:
     """True where a packed row begins a new sequence: at its first step, and wherever the id changes.
 

@@ -129,6 +129,37 @@ def confusion(matrix: Int[np.ndarray, "k k"], classes: Sequence[str], path: str 
     _write(figure, path, f"{np.trace(matrix) / max(matrix.sum(), 1):.2%} of {matrix.sum():,} right")
 
 
+def reliability(table: Any, path: str | os.PathLike[str], *, title: str = "") -> None:
+    """Draws how often a classifier is right against how sure it is, and below how many rows there are.
+
+    Args:
+      table: As `calibration` makes it.
+      path: The PNG to write.
+      title: What stands above, before the expected calibration error.
+
+    Raises:
+      ImportError: If Matplotlib is not installed.
+    """
+    figure = _figure(4.4, 5.2)
+    upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    bins = len(table.rows)
+    centres, some = (np.arange(bins) + 0.5) / bins, table.rows > 0
+    upper.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle="--")
+    upper.bar(centres[some], table.accuracy[some], width=0.94 / bins, color=_COLOURS[0], alpha=0.45)
+    upper.plot(table.confidence[some], table.accuracy[some], "o", color=_COLOURS[0], markersize=4)
+    upper.set_ylim(0, 1)
+    upper.set_ylabel("part that is right")
+    lower.bar(centres, table.rows / max(table.rows.sum(), 1), width=0.94 / bins, color=_COLOURS[1], alpha=0.45)
+    lower.set_xlim(0, 1)
+    lower.set_ylabel("part of the rows")
+    lower.set_xlabel("probability of the class named")
+    for axes in (upper, lower):
+        axes.grid(color=_PALE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    _write(figure, path, f"{title}{': ' if title else ''}expected calibration error {table.error:.2%}")
+
+
 def wrong(
     images: Shaped[np.ndarray, "n h w c"],
     labels: Int[np.ndarray, " n"],

@@ -129,13 +129,14 @@ def streamed_runner(step: Step, data: Any, done: int) -> Runner:
     batches = _without_end(data)
     zeros: Any = None
     seen: set[Any] = set()
+    announced = len(getattr(data, "bounds", ()))  # shapes that a loader says it has
 
     def run(state: State, done: int, count: int) -> tuple[State, Sums]:
         nonlocal zeros
         sums = zeros
         for _ in range(count):
             batch = next(batches)
-            _tell_new_shapes(seen, batch)
+            _tell_new_shapes(seen, batch, announced)
             if sums is None:
                 sums = zeros = _zeros(_sums_shape(step, state, batch))
             state, sums = _one_batch(step, state, batch, sums)
@@ -155,11 +156,11 @@ def is_resident(data: Any) -> bool:
     return True
 
 
-def _tell_new_shapes(seen: set[Any], batch: Batch) -> None:
-    """Warns of a batch that the step is compiled anew for."""
+def _tell_new_shapes(seen: set[Any], batch: Batch, expected: int) -> None:
+    """Warns of a batch that the step is compiled anew for, unless so many shapes are expected."""
     shapes = tuple((jnp.shape(leaf), getattr(leaf, "dtype", None)) for leaf in jax.tree.leaves(batch))
     if shapes not in seen:
-        if seen:
+        if len(seen) >= max(expected, 1):
             told = ", ".join(f"{path} {leaf.dtype}{list(jnp.shape(leaf))}" for path, leaf in flatten(batch).items())
             _LOGGER.warning("fit: the step is compiled again, for a batch of other shapes: %s", told)
         seen.add(shapes)

@@ -1,8 +1,8 @@
 """What every trainer does with a run: finds it, trains from its newest checkpoint on, keeps and draws the result."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -12,13 +12,27 @@ from jaxnets.train.checkpoint import Checkpoints
 from jaxnets.train.cli import say
 from jaxnets.train.logging import CompileClock, JsonLines, progress, read_json_lines
 from jaxnets.train.loop import every, fit
-from jaxnets.train.programs import DeviceResident, runs_scanned
+from jaxnets.train.programs import DeviceResident, is_resident, runs_scanned
 from jaxnets.train.run import Run, check_config, newest_run
 from jaxnets.train.state import State
 from jaxnets.train.step import Step
 from jaxnets.train.weights import save_weights
+from jaxnets.typing import Batch
 
 Arrays = Mapping[str, np.ndarray]
+
+
+@runtime_checkable
+class Seekable(Protocol):
+    """Data on the host whose batches are functions of their step, as of any loader of `jaxnets.data`."""
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from 0 over all epochs."""
+
+    def seek(self, step: int) -> None:
+        """Makes the next batch that of `step`."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
 
 
 def earlier(
@@ -52,7 +66,7 @@ def train(
     config: Mapping[str, Any],
     step: Step,
     state: State,
-    data: DeviceResident,
+    data: DeviceResident | Seekable,
     *,
     evaluate: Callable[[State, Arrays], dict[str, float]],
     validation: Arrays,
@@ -68,7 +82,7 @@ def train(
       config: What config.json is to hold, `steps` and `checkpoint_every` among it.
       step: From `make_step`.
       state: The state before the first step.
-      data: The training data.
+      data: The training data, on the device or from a loader that can be told where to begin.
       evaluate: The metrics of a state on some data.
       validation: Looked at at every checkpoint.
       test: Looked at once, at the end.
@@ -84,7 +98,7 @@ def train(
       KeyboardInterrupt: After Ctrl-C, with a word on how to go on; `Terminated` after SIGTERM.
     """
     # Options that do not fit the data fail here, in a trace, and not once the run has begun.
-    jax.eval_shape(lambda state, data: jax.jit(step)(state, data.batch(data.order(0), 0)), state, data)
+    _try(step, state, data)
     with Checkpoints(folder / "checkpoints", report=say) as checkpoints:
         if resumed:
             check_config(folder, config, may_change=may_change)
@@ -137,6 +151,14 @@ def weights_of(folder: Path) -> Path:
     if not weights.exists():
         raise ValueError(f"{folder} is unfinished: go on with train --resume --run {folder}")
     return weights
+
+
+def _try(step: Step, state: State, data: Any) -> None:
+    """Traces a step."""
+    if is_resident(data):
+        jax.eval_shape(lambda state, data: jax.jit(step)(state, data.batch(data.order(0), 0)), state, data)
+    else:
+        jax.eval_shape(jax.jit(step), state, data.batch(0))
 
 
 def _newest(folder: Path, checkpoints: Checkpoints, state: State, steps: int) -> State:

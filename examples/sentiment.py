@@ -1,0 +1,448 @@
+"""Text classification: from which package a docstring is, whether a film is liked, or any labels of one's own.
+
+python examples/sentiment.py train                                    # Python's docstrings, under a minute
+python examples/sentiment.py train --data sst2 --model cnn
+python examples/sentiment.py train --data reviews.tsv --model gru
+python examples/sentiment.py evaluate --run runs/sst2
+echo "not bad at all" | python examples/sentiment.py predict --run runs/sst2 --explain gradients --html words.html
+"""
+
+import dataclasses
+import functools
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxnets as jn
+from jaxnets import interpret, layers, models, ops, train
+from jaxnets.train import cli, trainer
+from jaxnets.train.files import replacing
+
+BUCKETS = 4
+"""Lengths to which texts are padded: so many shapes to compile for, in training and again in evaluation."""
+
+WORD = re.compile(r"\w+|[^\w\s]")
+
+
+def transformer(features: int) -> Any:
+    """Two blocks of attention to the whole text, in heads of 32 features."""
+    attention = layers.SelfAttention(max(features // 32, 1), causal=False, position=layers.Rotary())
+    return layers.Repeated(layers.TransformerBlock(attention, dropout=0.1), 2)
+
+
+READERS: dict[str, tuple[Callable[[int], Any], str]] = {
+    "bag": (lambda features: None, "mean"),
+    "attention": (lambda features: None, "attention"),
+    "cnn": (models.WordCNN, "max"),
+    "gru": (layers.GRU, "attention"),
+    "lstm": (layers.LSTM, "attention"),
+    "bilstm": (lambda features: layers.Bidirectional(layers.LSTM(features)), "attention"),
+    "transformer": (transformer, "mean"),
+}
+"""What reads the embedded words, and how its output is pooled."""
+
+SMALL = {"features": 64, "vocabulary": 20_000, "least": 2, "pairs": 0, "length": 200, "steps": 400}
+RECIPES: dict[str, dict[str, Any]] = {
+    "docstrings": SMALL,
+    "sst2": SMALL,
+    "imdb": {"features": 32, "vocabulary": 30_000, "least": 2, "pairs": 2**17, "length": 400, "steps": 2000},
+}
+"""What suits the data; files of one's own are taken like the first."""
+
+DEFAULTS = {
+    "data": "docstrings",
+    "model": "attention",
+    "word_dropout": 0.3,
+    "dropout": 0.5,
+    "batch_size": 64,
+    "optimizer": "adamw",
+    "learning_rate": 3e-3,
+    "schedule": "linear",
+    "weight_decay": 0.01,
+    "average": 0.99,
+    "seed": 0,
+}
+"""What holds for all. At a resume the run's own configuration stands in place of these and of what suits."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(cli.Options):
+    """Trains a classifier and keeps the run: configuration, words, metrics, checkpoints, weights, pictures."""
+
+    data: str | None = None
+    """docstrings, sst2, imdb, a .tsv or .jsonl file, or a folder of such. By default docstrings."""
+    model: Literal[tuple(READERS)] | None = None  # type: ignore[valid-type]
+    """What reads. By default attention."""
+    features: int | None = None
+    """Its width. By default what suits the data: 64 for docstrings."""
+    vocabulary: int | None = None
+    """How many words it knows at most. By default what suits the data: 20,000 for docstrings."""
+    least: int | None = None
+    """How often a word occurs at least in the training data. By default 2."""
+    pairs: int | None = None
+    """Rows of the table of pairs of words; 0 for none. By default what suits the data: none for docstrings."""
+    length: int | None = None
+    """Words of a text; of a longer one the middle is left out. By default what suits the data: 200 for docstrings."""
+    word_dropout: float | None = None
+    """Share of the words that are left out in training. By default 0.3."""
+    dropout: float | None = None
+    """Share of what is dropped before the logits in training. By default 0.5."""
+    steps: int | None = None
+    """Training steps in all. By default what suits the data: 400 for docstrings."""
+    schedule_steps: int | None = None
+    """The schedule's horizon. By default --steps of the first run: more steps at a resume do not bend it."""
+    batch_size: int | None = None
+    """Texts to a step. By default 64."""
+    optimizer: Literal[train.OPTIMIZERS] | None = None  # type: ignore[valid-type]
+    """The update rule, by its usual name. By default adamw."""
+    learning_rate: float | None = None
+    """Its largest value. By default 0.003."""
+    schedule: Literal[train.SCHEDULES] | None = None  # type: ignore[valid-type]
+    """How the learning rate goes over the steps. By default linear."""
+    weight_decay: float | None = None
+    """Decay of the kernels and tables, never of biases. By default 0.01."""
+    average: float | None = None
+    """How much of the moving average of the weights, which is what is kept, stays at a step. By default 0.99."""
+    seed: int | None = None
+    """Of the parameters, dropout, and the order of the data. By default 0."""
+    checkpoint_every: int | None = None
+    """Steps between two checkpoints, at which validation data is looked at too. By default a tenth of --steps."""
+    run: Path | None = None
+    """The run's folder. By default a new one below runs/; with --resume the newest."""
+    resume: bool = False
+    """Go on from the run's newest good checkpoint, with the options that it was begun with."""
+
+    def __call__(self) -> None:
+        """Trains, evaluates on the test data once, and draws the pictures."""
+        clock = train.CompileClock()
+        jn.tune_cpu()
+        folder, old = trainer.earlier(self.run, self.data, resume=self.resume, read=read_run)
+        texts = jn.data.load_labelled(self.data or old.get("data") or DEFAULTS["data"])
+        folder = folder or train.new_run(texts.name)
+        same_data = ["data"] if old.get("data_sha256") == texts.fingerprint else []  # by another path, perhaps
+        config = self.resolved(old)
+        spaced_out = [spaced(text) for text in texts.train.texts]
+        tokenizer = jn.data.WordTokenizer.of(spaced_out, config.vocabulary, least=config.least, spell=False)
+        training = [cut(tokenizer.encode(text), config.length) for text in spaced_out]
+        bounds = jn.data.bucket_bounds(np.array([len(words) for words in training]), BUCKETS)
+        saved = {
+            **cli.saved_options(config),
+            **{"classes": list(texts.classes), "bounds": list(bounds), "data_sha256": texts.fingerprint},
+        }
+        task = Task.of(saved, tokenizer)
+        run, state, result = trainer.train(
+            folder,
+            saved,
+            *config.learner(task, training, texts.train.y),
+            evaluate=task.evaluate,
+            validation=task.part(texts.validation),
+            test=(test := task.part(texts.test)),
+            resumed=bool(old),
+            clock=clock,
+            may_change=["steps", "checkpoint_every", *same_data],
+        )
+        with replacing(run / "words.json") as part:
+            part.write_text(json.dumps(tokenizer.to_json()) + "\n")
+        cli.tell(result, self.json, "\n".join(filter(None, [texts.note, f"run: {folder}"])))
+        draw(run, task, state, test, f"{config.model} on {texts.name}")
+
+    def resolved(self, old: dict[str, Any]) -> "Train":
+        """Every option with a value: the one given, else that of the run resumed, else what suits the data."""
+        data = self.data or old.get("data") or DEFAULTS["data"]
+        counts = ("features", "vocabulary", "least", "length", "steps", "batch_size", "checkpoint_every")
+        config = cli.resolved(self, {**DEFAULTS, **RECIPES.get(data, SMALL)}, old, counts=counts)
+        rates = config.word_dropout, config.dropout, config.average
+        if not (all(0 <= rate < 1 for rate in rates) and config.pairs >= 0 and 0 <= config.seed < 2**32):
+            raise ValueError(
+                "train: --word-dropout, --dropout and --average want to be from 0 to below 1, --pairs 0 or more, and "
+                "--seed from 0 to 2**32 - 1"
+            )
+        return config
+
+    def learner(self, task: "Task", words: list[np.ndarray], y: np.ndarray) -> tuple[Any, train.State, Any]:
+        """The step, the state before the first one, and the loader of the data."""
+        optimizer = train.optimizer(
+            self.optimizer,
+            self.learning_rate,
+            schedule=self.schedule,
+            steps=self.schedule_steps,
+            weight_decay=self.weight_decay,
+        )
+        step = train.make_step(
+            task.model,
+            optimizer,
+            lambda logits, batch: ops.cross_entropy(logits, batch["y"], where=batch["where"]),
+            metrics={"accuracy": train.accuracy},
+            ema=self.average,
+        )
+        data = jn.data.BucketLoader(words, {"y": y}, self.batch_size, bounds=task.bounds, seed=self.seed)
+        state = train.create(task.model, optimizer, data.batch(0), key=jax.random.key(self.seed), ema=self.average)
+        return step, state, data
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate(cli.Options):
+    """Measures a trained run on the test data."""
+
+    run: Path
+    """The run's folder."""
+    data: str | None = None
+    """Other data of the same classes. By default what the run was trained on."""
+
+    def __call__(self) -> None:
+        """Loads the weights and measures."""
+        task, state, config = trained(self.run)
+        texts = jn.data.load_labelled(self.data or config["data"])
+        if list(texts.classes) != config["classes"]:
+            raise ValueError(
+                f"{texts.name} has classes {list(texts.classes)} but the run {self.run} wants {config['classes']}"
+            )
+        cli.tell({"test": task.evaluate(state, task.part(texts.test))}, self.json, texts.note)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict(cli.Options):
+    """Names the class of each line of standard input."""
+
+    run: Path
+    """The run's folder."""
+    explain: Literal["none", "gradients", "attention"] = "none"
+    """Which words decided: by integrated gradients, in nats of the class named, or by the weights of attention."""
+    html: Path | None = None
+    """A page to write, with the words coloured by what they added."""
+
+    def __call__(self) -> None:
+        """Loads the weights and names the classes."""
+        task, state, _ = trained(self.run)
+        if self.html is not None and self.explain == "none":
+            raise ValueError("predict: --html wants --explain gradients or attention")
+        lines = [line for line in read_input().splitlines() if line.strip()]
+        if not lines:
+            raise ValueError("predict: standard input has no line to read")
+        probabilities = task.probabilities(state, words := [task.words(line) for line in lines])
+        marks = [None] * len(lines) if self.explain == "none" else task.marks(state, lines, words, self.explain)
+        answers = [Answer.of(*each, task.classes) for each in zip(lines, probabilities, marks, strict=True)]
+        if self.html is not None:
+            page = interpret.coloured_html(f"What {self.run.name} read", [answer.row() for answer in answers])
+            with replacing(self.html) as part:
+                part.write_text(page, encoding="utf-8")
+        if self.json:
+            cli.tell({"lines": [answer.to_json() for answer in answers]}, True)
+        else:
+            show(answers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A text, the probability of each class from the likeliest on, and what each word added."""
+
+    text: str
+    classes: dict[str, float]
+    marks: list[interpret.Span] | None
+
+    @classmethod
+    def of(cls, text: str, probabilities: np.ndarray, marks: Any, classes: Sequence[str]) -> "Answer":
+        """The answer of a model."""
+        best = np.argsort(-probabilities, kind="stable")
+        return cls(text, {classes[i]: round(float(probabilities[i]), 4) for i in best}, marks)
+
+    def heading(self) -> str:
+        """The class named and how likely it is."""
+        name, probability = next(iter(self.classes.items()))
+        return f"{name} {probability:.1%}"
+
+    def row(self) -> tuple[str, str, list[interpret.Span]]:
+        """What a page shows."""
+        return self.heading(), self.text, self.marks or []
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        told = {"text": self.text, "label": next(iter(self.classes)), "probabilities": self.classes}
+        if self.marks is not None:
+            told["words"] = [[self.text[begin:end], round(value, 5)] for begin, end, value in self.marks]
+        return told
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """A classifier, and how texts are brought to it."""
+
+    model: models.TextClassifier
+    tokenizer: jn.data.WordTokenizer
+    classes: list[str]
+    bounds: list[int]
+    length: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], tokenizer: jn.data.WordTokenizer) -> "Task":
+        """The task of a configuration."""
+        reader, pooling = READERS[config["model"]]
+        model = models.TextClassifier(
+            tokenizer.vocabulary,
+            config["features"],
+            len(config["classes"]),
+            reader(config["features"]),
+            pooling=pooling,
+            pairs=config["pairs"],
+            word_dropout=config["word_dropout"],
+            dropout=config["dropout"],
+        )
+        return cls(model, tokenizer, config["classes"], config["bounds"], config["length"])
+
+    def words(self, text: str) -> np.ndarray:
+        """The words of a text, those in the middle of a long one left out."""
+        return cut(self.tokenizer.encode(spaced(text)), self.length)
+
+    def part(self, labelled: jn.data.Labelled) -> dict[str, Any]:
+        """A part of the data to evaluate on."""
+        return {"words": [self.words(text) for text in labelled.texts], "y": labelled.y}
+
+    def evaluate(self, state: train.State, part: Mapping[str, Any]) -> dict[str, float]:
+        """Loss in nats, accuracy, macro F1 and expected calibration error over all of the part."""
+        probabilities, y = self.probabilities(state, part["words"]), part["y"]
+        named = probabilities.argmax(-1)
+        return {
+            "loss": float(-np.log(np.maximum(probabilities[np.arange(len(y)), y], 1e-30)).mean()),
+            "accuracy": float((named == y).mean()),
+            "macro_f1": train.macro_f1(y, named, len(self.classes)),
+            "calibration_error": train.expected_calibration_error(probabilities, y),
+        }
+
+    def probabilities(self, state: train.State, words: list[np.ndarray]) -> np.ndarray:
+        """The probability of each class for each text: [N, classes]."""
+        return np.stack(self.each(self.forward, state, words, 256))
+
+    def marks(
+        self, state: train.State, texts: Sequence[str], words: list[np.ndarray], by: str
+    ) -> list[list[interpret.Span]]:
+        """For each word of each text where it stands and what it added."""
+        values = self.each(self.gradients if by == "gradients" else self.attention, state, words, 8)
+        return [
+            [(*span, float(value)) for span, value in zip(cut(spans(text), self.length), row, strict=False)]
+            for text, row in zip(texts, values, strict=True)
+        ]
+
+    def each(self, program: Any, state: train.State, words: list[np.ndarray], batch_size: int) -> list[np.ndarray]:
+        """What a program gives for each text, texts of like length together."""
+        rows = {"row": np.arange(len(words))}
+        loader = jn.data.BucketLoader(words, rows, batch_size, bounds=self.bounds, seed=0, shuffle=False)
+        found: dict[int, np.ndarray] = {}
+        for step in range(loader.steps_per_epoch):
+            batch = loader.batch(step)
+            given = np.asarray(program(state.averages, batch["x"], batch["lengths"]))
+            found |= {int(row): given[i] for i, row in enumerate(batch["row"]) if batch["where"][i]}
+        return [found[row] for row in range(len(words))]
+
+    @functools.cached_property
+    def forward(self) -> Callable[..., Any]:
+        """Probabilities of a batch."""
+        return jax.jit(lambda variables, x, lengths: jax.nn.softmax(self.model.apply(variables, x, lengths=lengths)))
+
+    @functools.cached_property
+    def attention(self) -> Callable[..., Any]:
+        """The weight of each word in a batch."""
+        return jax.jit(lambda variables, x, lengths: self.model.apply(variables, x, lengths=lengths, method="attend"))
+
+    @functools.cached_property
+    def gradients(self) -> Callable[..., Any]:
+        """What each word in a batch adds to the log-probability of the class named."""
+
+        @jax.jit
+        def gradients(variables: Any, x: Any, lengths: Any) -> Any:
+            apply = functools.partial(self.model.apply, variables, lengths=lengths)
+            embedded = apply(x, method="embed")
+            named = apply(embedded, method="read").argmax(-1)
+
+            def log_probability(embedded: Any) -> Any:
+                scores = jax.nn.log_softmax(apply(embedded, method="read"))
+                return jnp.take_along_axis(scores, named[:, None], axis=1)[:, 0]
+
+            return interpret.integrated_gradients(log_probability, embedded).sum(-1)
+
+        return gradients
+
+    def untrained(self) -> train.State:
+        """The state before training."""
+        batch = {"x": np.zeros((1, 2), np.int32)}
+        return train.create(self.model, train.optimizer("sgd", 0.0), batch, key=jax.random.key(0))
+
+
+def lowered(text: str) -> str:
+    """The text in lower case, with as many characters."""
+    lower = text.lower()
+    return lower if len(lower) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+
+
+def spans(text: str) -> list[tuple[int, int]]:
+    """Where the words and signs of a text stand."""
+    return [match.span() for match in WORD.finditer(lowered(text))]
+
+
+def spaced(text: str) -> str:
+    """Words and signs in lower case, each after a space: so a word is the same wherever it stands."""
+    return "".join(f" {word}" for word in WORD.findall(lowered(text)))
+
+
+def cut(words: Any, length: int) -> Any:
+    """The first and the last of the words, so many in all: a review says what it means at its end, if not at once."""
+    over = len(words) - length
+    if over <= 0:
+        return words
+    head = length // 2
+    rest = words[head + over :]
+    return np.concatenate([words[:head], rest]) if isinstance(words, np.ndarray) else words[:head] + rest
+
+
+def read_input() -> str:
+    """Standard input, which wants to be UTF-8."""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"predict: standard input is not UTF-8: byte {error.object[error.start]:#04x}") from error
+
+
+def show(answers: Sequence[Answer]) -> None:
+    """Writes a line for each text: the class, how likely it is, and the text, its words coloured."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    for answer in answers:
+        console.print(f"{answer.heading()}  ", end="", markup=False)
+        console.print(interpret.coloured_text(answer.text, answer.marks or []))
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The configuration of a run of this program."""
+    fields = ("data", "model", "features", "pairs", "length", "word_dropout", "dropout", "classes", "bounds")
+    return train.read_config(folder, fields=fields, choices={"model": READERS})
+
+
+def trained(folder: Path) -> tuple[Task, train.State, dict[str, Any]]:
+    """The task, the weights as a state, and the configuration of a run that has ended."""
+    config = read_run(folder)
+    weights = trainer.weights_of(folder)
+    task = Task.of(config, jn.data.tokenizer_from_json(json.loads((folder / "words.json").read_text("utf-8"))))
+    state = task.untrained()
+    return task, state.with_variables(train.load_weights(weights, state.variables)), config
+
+
+def draw(run: train.Run, task: Task, state: train.State, part: Mapping[str, Any], title: str) -> None:
+    """The pictures of a run: learning curves, confusion matrix, and how sure it is against how often it is right."""
+    probabilities, y = task.probabilities(state, part["words"]), part["y"]
+    trainer.draw_curves(run, title)
+    matrix = train.confusion_matrix(y, probabilities.argmax(-1), len(task.classes))
+    train.plots.confusion(matrix, task.classes, run / "confusion.png")
+    train.plots.reliability(train.calibration(probabilities, y), run / "reliability.png", title=title)
+
+
+COMMANDS = {"train": Train, "evaluate": Evaluate, "predict": Predict}
+
+if __name__ == "__main__":
+    sys.exit(cli.main(COMMANDS))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxnets import ops
 from jaxnets.layers import Repeated, RevIN, SelfAttention, TransformerBlock
 from jaxnets.layers.recurrent import label
 from jaxnets.ops._recurrent_call import check_x
@@ -249,8 +250,7 @@ def moving_average(x: Windows, kernel_size: int) -> Windows:
     """
     side = (kernel_size - 1) // 2
     padded = jnp.pad(x, ((0, 0), (side, side), (0, 0)), mode="edge")
-    window = (1, kernel_size, 1)
-    return lax.reduce_window(padded, jnp.zeros((), x.dtype), lax.add, window, (1, 1, 1), "VALID") / kernel_size
+    return ops.avg_pool(padded, kernel_size, strides=1)
 
 
 def _linear(model: Any, name: str, x: Array, kernel_init: Any = _LECUN, *, times: int = 1) -> Array:

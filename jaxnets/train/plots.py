@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from jaxnets.train.files import replacing
 from jaxnets.train.logging import read_json_lines
@@ -246,6 +246,57 @@ def gradient_flow(reports: Mapping[str, Mapping[str, Any]], path: str | os.PathL
     _write(figure, path, title)
 
 
+def forecast(
+    times: Shaped[np.ndarray, " t"],
+    values: Float[np.ndarray, "t c"],
+    forecast: Float[np.ndarray, "h c"],
+    low: Float[np.ndarray, "h c"],
+    high: Float[np.ndarray, "h c"],
+    columns: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    title: str = "",
+) -> None:
+    """Draws what was observed of each column, and the forecast of its last steps with a band.
+
+    Args:
+      times: When.
+      values: What was observed.
+      forecast: Of the last H steps.
+      low: Where the band begins.
+      high: Where it ends.
+      columns: Their names.
+      path: The PNG to write.
+      title: What stands above.
+
+    Raises:
+      ValueError: If there are fewer steps than are forecast, or not a name for each column.
+      ImportError: If Matplotlib is not installed.
+    """
+    if len(forecast) > len(values) or len(columns) != values.shape[1]:
+        raise ValueError(
+            f"forecast: {len(forecast)} steps and {len(columns)} names do not fit values of shape {values.shape}"
+        )
+    across = min(len(columns), 2)
+    down = math.ceil(len(columns) / across)
+    figure = _figure(8.4 if across == 1 else 12.0, 0.6 + 2.7 * down)
+    grid = figure.subplots(down, across, squeeze=False).ravel()
+    begun = len(values) - len(forecast)
+    for i, (axes, column) in enumerate(zip(grid, columns, strict=False)):
+        axes.plot(times, values[:, i], color=_INK, linewidth=1.2, label="observed")
+        axes.fill_between(times[begun:], low[:, i], high[:, i], color=_COLOURS[0], alpha=0.2, linewidth=0)
+        axes.plot(times[begun:], forecast[:, i], color=_COLOURS[0], linewidth=1.6, label="forecast")
+        axes.set_title(column, fontsize=10, color=_INK)
+        axes.grid(color=_PALE, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+        axes.set_xticks(*_ticks(times))
+    grid[0].legend(frameon=False, fontsize=9)
+    for axes in grid[len(columns) :]:
+        axes.axis("off")
+    _write(figure, path, title)
+
+
 def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -263,6 +314,12 @@ def _write(figure: Any, path: str | os.PathLike[str], title: str) -> None:
         figure.suptitle(title, color=_INK, fontsize=11)
     with replacing(path) as part:
         figure.savefig(part, format="png")
+
+
+def _ticks(times: Shaped[np.ndarray, " t"]) -> tuple[Any, list[str]]:
+    """Four or five times at even distances, and how they are written: to the day, or coarser where they are."""
+    shown = times[:: max(math.ceil(len(times) / 5), 1)]
+    return shown, [str(time)[: len("2016-07-01")] for time in shown]
 
 
 def _displayed(image: np.ndarray) -> np.ndarray:

@@ -352,7 +352,7 @@ def trained(folder: Path) -> tuple[Task, train.State, dict[str, Any]]:
     """The task, the weights as a state, and the configuration of a run that has ended."""
     config = read_run(folder)
     weights = trainer.weights_of(folder)
-    task = Task.of(config, jn.data.tokenizer_from_json(json.loads((folder / "tokenizer.json").read_text("utf-8"))))
+    task = Task.of(config, jn.data.read_tokenizer(folder / "tokenizer.json"))
     state = task.untrained()
     return task, state.with_variables(train.load_weights(weights, state.variables)), config
 

@@ -35,6 +35,7 @@ from jaxnets.data.tokenizers import (
     Tokenizer,
     WordTokenizer,
     decode_stream,
+    read_tokenizer,
     tokenizer_from_json,
 )
 from jaxnets.data.windows import DeviceWindows, every_window
@@ -95,6 +96,7 @@ __all__ = [
     "random_flip",
     "random_rotation",
     "read_image",
+    "read_tokenizer",
     "split_validation",
     "stratified_split",
     "tokenizer_from_json",

@@ -40,7 +40,7 @@ def read_folder(folder: Path) -> tuple[Part, Part, tuple[str, ...]]:
         kept, held = stratified_split(np.array([label for _, label in files]), 0.2, seed=0, classes=classes)
         train, test = [files[i] for i in kept], [files[i] for i in held]
     paths = [path for path, _ in train + test]
-    x = decode.stack_images([decode.decode_image(path.read_bytes(), str(path)) for path in paths], paths)
+    x = decode.stack_images((path, decode.open_image(path)) for path in paths)
     y = np.array([label for _, label in train + test], np.int32)
     return Part(x[: len(train)], y[: len(train)]), Part(x[len(train) :], y[len(train) :]), classes
 

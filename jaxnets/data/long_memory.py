@@ -3,9 +3,11 @@
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Float32
 
 from jaxnets.data.augment import Augment, channel_statistics
 from jaxnets.data.decode import read_image
@@ -82,15 +84,27 @@ def memory_task(name: str, length: int | None = None) -> MemoryTask:
     return _adding(length) if name == "adding" else _copy(length)
 
 
+def read_numbers(name: str) -> Float32[np.ndarray, "n 2"]:
+    """Reads lines of two numbers from a file, which may come from anywhere.
+
+    Raises:
+      ValueError: If it holds something else.
+      OSError: If it cannot be read.
+    """
+    # Given a name NumPy would also fetch addresses, and unpack what is packed.
+    try:
+        lines = filter(str.strip, Path(name).read_text("utf-8").splitlines())
+        x = np.array([line.split(",") for line in lines], np.float32)
+    except ValueError:
+        x = np.empty((0, 0), np.float32)
+    if x.shape[1:] != (2,) or not np.isfinite(x).all():
+        raise ValueError(f"{name}: wanted lines of two numbers, such as 0.25,1: a value and a mark of 0 or 1")
+    return x
+
+
 def _adding(length: int) -> MemoryTask:
     generate = functools.partial(adding_problem, length=length)
     parts = held_out(generate, _HELD_OUT)
-
-    def read(name: str) -> np.ndarray:
-        x = np.loadtxt(name, np.float32, delimiter=",", ndmin=2)
-        if x.shape[1] != 2 or not len(x) or not np.isfinite(x).all():
-            raise ValueError(f"{name}: wanted lines of two numbers, a value and a mark of 0 or 1")
-        return x
 
     return MemoryTask(
         title=f"the adding problem of {length} steps",
@@ -100,7 +114,7 @@ def _adding(length: int) -> MemoryTask:
         training=lambda batch_size, seed: GeneratedData(generate, batch_size, seed=seed),
         validation=parts["validation"],
         test=parts["test"],
-        read=read,
+        read=read_numbers,
         say=lambda y: round(float(y[0]), 4),
     )
 

@@ -3,9 +3,11 @@
 import collections
 import functools
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -202,11 +204,19 @@ class SubwordTokenizer:
     Attributes:
       definition: In the JSON of that package; one that is not made here may not give every text back.
 
+    Raises:
+      ImportError: If `tokenizers` is not installed.
+      ValueError: If the definition is none.
+
     References:
       Sennrich, Haddow and Birch, 2016. Neural machine translation of rare words with subword units.
     """
 
     definition: str
+
+    def __post_init__(self) -> None:
+        if self.vocabulary < 1:
+            raise ValueError("SubwordTokenizer: the definition has no token")
 
     @classmethod
     def of(cls, texts: str | Iterable[str], size: int = 1000) -> "SubwordTokenizer":
@@ -233,7 +243,11 @@ class SubwordTokenizer:
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        return _tokenizers().Tokenizer.from_str(self.definition)
+        library = _tokenizers()
+        try:
+            return library.Tokenizer.from_str(self.definition)
+        except Exception as error:  # the library has no kind of its own
+            raise ValueError(f"SubwordTokenizer: the definition is none of the package tokenizers: {error}") from error
 
     @property
     def vocabulary(self) -> int:
@@ -276,6 +290,20 @@ def tokenizer_from_json(data: Mapping[str, Any]) -> Tokenizer:
     except (KeyError, TypeError) as error:
         raise ValueError(f"tokenizer_from_json: no tokenizer is written like this: {error!r}") from error
     raise ValueError(f"tokenizer_from_json: kind is {data['kind']!r} but wants byte, char, word or subword")
+
+
+def read_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """Reads a tokenizer from a file of JSON, as its `to_json` gives it; the file may come from anywhere.
+
+    Raises:
+      ValueError: If the file holds none.
+      OSError: If the file cannot be read.
+    """
+    try:
+        kind = json.loads(Path(path).read_bytes())
+        return tokenizer_from_json(kind if isinstance(kind, dict) else {})
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"read_tokenizer: {path} holds no tokenizer ({error}): put a good copy there") from error
 
 
 def decode_stream(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:

@@ -284,19 +284,21 @@ class _MismatchError(Exception):
 
 
 def _check_stored(folder: Path, wanted: Mapping[str, Any]) -> None:
-    """Raises ValueError if an array or a piece of it is larger than wanted: reading it would take the memory for all."""
+    """Raises ValueError if an array or a piece of it is larger than wanted, and the memory for it with that."""
     import orbax.checkpoint as ocp
 
     for path, stored in ocp.StandardCheckpointHandler(**_by_itself()).metadata(folder).tree.items():
         shape = wanted[path].shape
         pieces = stored.storage.chunk_shape if stored.storage else shape
-        if tuple(stored.shape) != shape or math.prod(pieces) > max(math.prod(shape), 1):
+        if tuple(stored.shape) != shape or math.prod(pieces) > math.prod(max(size, 1) for size in shape):
             raise ValueError(f"{path} is stored as {list(stored.shape)} in pieces of {list(pieces)}")
 
 
 def _check_keys(kinds: Mapping[str, str], leaves: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """Raises ValueError unless the index has the PRNG keys of the template."""
-    dtypes = {path: jax.eval_shape(partial(jax.random.wrap_key_data, impl=kinds[path]), data[path]).dtype for path in kinds}
+    dtypes = {
+        path: jax.eval_shape(partial(jax.random.wrap_key_data, impl=kinds[path]), data[path]).dtype for path in kinds
+    }
     if dtypes != {path: leaf.dtype for path, leaf in leaves.items() if _is_key(leaf)}:
         raise ValueError("index is damaged")
 

@@ -32,7 +32,9 @@ def seal(folder: Path) -> None:
 
 
 def check_seal(folder: Path) -> None:
-    """Raises ValueError if a file is not as it was, where there is a seal to tell."""
+    """Raises ValueError if a file is not as it was, where there is a seal to tell, or is a link, pipe or device."""
+    if odd := [path for path in folder.rglob("*") if path.is_symlink() or not (path.is_file() or path.is_dir())]:
+        raise ValueError(f"{odd[0].relative_to(folder)} is no plain file")
     path = folder / _SEAL
     if not path.exists():
         return

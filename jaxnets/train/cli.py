@@ -64,7 +64,7 @@ def main(commands: Mapping[str, Callable[..., Command]], arguments: Sequence[str
     except (ValueError, TypeError, OSError, ImportError, MemoryError, DivergedError) as error:
         if command.debug:
             raise
-        return _fail(f"error: {' '.join(str(error).split())}", 2)
+        return _fail(f"error: {' '.join(str(error).split()) or type(error).__name__}", 2)
     return 0
 
 
@@ -126,8 +126,8 @@ def tell(result: Mapping[str, Any], as_json: bool, words: str = "") -> None:
         f"{name}: " + "  ".join(f"{metric} {value:.4f}" for metric, value in part.items())
         for name, part in parts.items()
     ]
-    said = [to_json(result)] if as_json else [*lines, *filter(None, [words])]
-    sys.stdout.write("".join(line + "\n" for line in said))
+    said = [to_json(result)] if as_json else [*lines, *(words.split("\n") if words else [])]
+    sys.stdout.write("".join(_visible(line) + "\n" for line in said))
 
 
 def tell_each(answers: Mapping[str, Any], as_json: bool, line: Callable[[str, Any], str] = "{} {}".format) -> None:
@@ -138,12 +138,12 @@ def tell_each(answers: Mapping[str, Any], as_json: bool, line: Callable[[str, An
     b.png dog
     """
     said = [to_json(answers)] if as_json else [line(name, answer) for name, answer in answers.items()]
-    sys.stdout.write("".join(words + "\n" for words in said))
+    sys.stdout.write("".join(_visible(words) + "\n" for words in said))
 
 
 def say(words: str) -> None:
     """Writes a line to the person watching, on standard error; standard output is for results."""
-    sys.stderr.write(words + "\n")
+    sys.stderr.write(_visible(words) + "\n")
 
 
 def _parse(commands: Mapping[str, Callable[..., Command]], arguments: Sequence[str] | None) -> Any:
@@ -163,5 +163,10 @@ def _parse(commands: Mapping[str, Callable[..., Command]], arguments: Sequence[s
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(message + "\n")
+    say(message)
     return code
+
+
+def _visible(words: str) -> str:
+    """A line as it can be shown: names of files may hold what ends a line, or tells a terminal what to do."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words)

@@ -1,10 +1,12 @@
 """Files that are either there whole or not at all."""
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _FULL = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT)]
 
@@ -16,10 +18,28 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
     try:
         with naming(path):
+            # In a folder that came from elsewhere it may be a link already, to where nothing is to be written.
+            part.unlink(missing_ok=True)
             yield part
             os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """What a JSON file holds, which may come from anywhere.
+
+    Raises:
+      ValueError: If it is damaged, or nested deeper than any file of a run.
+      OSError: If it cannot be read, or is no plain file.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no plain file: put a good copy there")
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({first_line(error)}): put a good copy there") from error
 
 
 @contextmanager

@@ -119,8 +119,8 @@ class CompileClock:
 def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The whole records of a file, none where there is no file."""
     path, records = Path(path), []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with suppress(json.JSONDecodeError):
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        with suppress(ValueError, RecursionError):
             records.append(json.loads(line))
     return [record for record in records if isinstance(record, dict)]
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxnets.train.files import replacing
+from jaxnets.train.files import read_json, replacing
 
 
 class Run:
@@ -57,34 +57,36 @@ class Run:
 def read_config(
     directory: str | os.PathLike[str],
     *,
-    fields: Sequence[str] = (),
+    fields: Sequence[str] | Mapping[str, Any] = (),
     choices: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Any]:
     """The configuration of a run folder, its notes under "notes".
 
     Args:
       directory: The folder.
-      fields: What the configuration of the program's own runs holds.
+      fields: What the configuration of the program's own runs holds, with the types where they are to be checked.
       choices: What some of these fields may be.
 
     Raises:
       OSError: If there is none, it cannot be read, or the folder is a file.
-      ValueError: If it is damaged, lacks a field, or has one that is no choice.
+      ValueError: If it is damaged, lacks a field, or has one of another type or that is no choice.
     """
     _check_no_file(Path(directory))
     path = Path(directory) / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{directory} is not a run folder: it has no config.json")
-    try:
-        config = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    config = read_json(path)
     if not isinstance(config, dict):
-        raise ValueError(f"{path} is damaged: it holds no fields")
+        raise ValueError(f"{path} is damaged (it holds no fields): put a good copy there")
     if missing := [name for name in fields if name not in config]:
         raise ValueError(f"{path} lacks {', '.join(missing)}: it is no run of this program")
+    for name, kind in fields.items() if isinstance(fields, Mapping) else ():
+        if not isinstance(config[name], kind):
+            raise ValueError(
+                f"{path} has {name} {config[name]!r}, which is none of this program's: put a good copy there"
+            )
     for name, known in (choices or {}).items():
-        if config[name] not in known:
+        if not isinstance(config[name], str) or config[name] not in known:
             raise ValueError(f"{path} has {name} {config[name]!r}, wanted one of {', '.join(known)}")
     return config
 
@@ -113,20 +115,33 @@ def check_config(
 
 
 def new_run(name: str | os.PathLike[str], *, parent: str | os.PathLike[str] = "runs") -> Path:
-    """The first of parent/NAME, parent/NAME-2, parent/NAME-3, ... that is not there; of a path the last part counts."""
-    stem = Path(parent) / (Path(name).resolve().name or "run")
+    """The first of parent/NAME, parent/NAME-2, parent/NAME-3, ... that is not there; of a path the last part counts.
+
+    So it lies below the parent whatever the name is. Characters that cannot be seen become `_`.
+
+    >>> new_run("../../etc/passwd", parent="/none").as_posix()
+    '/none/passwd'
+    """
+    stem = Path(parent) / (_stem(name) or "run")
     numbered = (stem.with_name(f"{stem.name}-{i}") for i in itertools.count(2))
     return next(path for path in itertools.chain([stem], numbered) if not path.exists())
 
 
 def newest_run(name: str | os.PathLike[str] = "", *, parent: str | os.PathLike[str] = "runs") -> Path | None:
     """The run below the parent that was begun or gone on with last; with a name, of those that `new_run` gave it."""
-    stem = Path(name).resolve().name if name else ""
+    stem = _stem(name) if name else ""
     runs = [config.parent for config in Path(parent).glob("*/config.json") if config.parent.name.startswith(stem)]
     return max(runs, key=lambda run: (run / "config.json").stat().st_mtime_ns, default=None)
 
 
+def _stem(name: str | os.PathLike[str]) -> str:
+    visible = "".join(character if character.isprintable() else "_" for character in os.fspath(name))
+    return Path(visible).resolve().name
+
+
 def _check_no_file(directory: Path) -> None:
+    if "\0" in str(directory):
+        raise ValueError(f"{str(directory)!r} is no name of a folder: leave the null character out")
     if directory.is_file():
         raise NotADirectoryError(f"{directory} is a file, not a run folder")
 

@@ -60,9 +60,13 @@ class Best:
             kept = read_metadata(self.path)
             if (kept.get("metric"), kept.get("mode")) != (metric, mode):
                 raise ValueError(
-                    f"Best: {path} holds the {kept.get('mode')} of {kept.get('metric')}, not {mode} of {metric}"
+                    f"Best: {path} holds the {kept.get('mode')} of {kept.get('metric')}, not {mode} of {metric}: "
+                    "remove it, or name another file"
                 )
-            self.step, self.value = int(kept["step"]), float(kept["value"])
+            try:
+                self.step, self.value = int(kept["step"]), float(kept["value"])
+            except (KeyError, ValueError) as error:
+                raise ValueError(f"Best: {path} lacks the step and value of its weights: remove it") from error
 
     def __call__(self, step: int, state: State | None, metrics: Mapping[str, Any]) -> bool:
         """Keeps the weights that evaluation takes, where they are the best, and tells `fit` whether to end.

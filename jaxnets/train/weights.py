@@ -18,6 +18,9 @@ _DTYPES = {
     "F16": jnp.float16, "BF16": jnp.bfloat16, "F32": jnp.float32, "F64": jnp.float64,
 }  # fmt: skip
 
+_DEPTH = 100
+"""Of more levels no model is made; JAX goes down a tree by recursion."""
+
 
 def save_weights(path: str | os.PathLike[str], variables: Any, *, metadata: Mapping[str, str] | None = None) -> None:
     """Writes variables to a safetensors file, each array named by its path, such as `params/Dense_0/kernel`.
@@ -62,10 +65,12 @@ def load_weights(path: str | os.PathLike[str], template: Any = None) -> Any:
     try:
         entries = safetensors.deserialize(Path(path).read_bytes())
     except safetensors.SafetensorError as error:
-        raise ValueError(f"load_weights: {path} is not a whole safetensors file ({error})") from error
+        raise ValueError(
+            f"load_weights: {path} is not a whole safetensors file ({error}): put a good copy there"
+        ) from error
     arrays = {name: _array(path, name, entry) for name, entry in entries}
     if template is None:
-        return _nested(arrays)
+        return _nested(path, arrays)
     wanted = flatten(template)
     check_same(
         f"load_weights: {path}",
@@ -88,7 +93,9 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
         with safetensors.safe_open(path, framework="numpy") as file:
             return dict(file.metadata() or {})
     except safetensors.SafetensorError as error:
-        raise ValueError(f"read_metadata: {path} is not a whole safetensors file ({error})") from error
+        raise ValueError(
+            f"read_metadata: {path} is not a whole safetensors file ({error}): put a good copy there"
+        ) from error
 
 
 def _array(path: Any, name: str, entry: Mapping[str, Any]) -> np.ndarray:
@@ -97,12 +104,14 @@ def _array(path: Any, name: str, entry: Mapping[str, Any]) -> np.ndarray:
     return np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
 
 
-def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _nested(path: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
-    for path, array in arrays.items():
-        *folders, leaf = path.split("/")
+    for name, array in arrays.items():
+        *folders, leaf = name.split("/")
         node = tree
         for folder in folders:
-            node = node.setdefault(folder, {})
+            node = node.setdefault(folder, {}) if isinstance(node, dict) else node
+        if not isinstance(node, dict) or leaf in node or len(folders) > _DEPTH:
+            raise ValueError(f"load_weights: {path} holds {name[:200]}, which fits in no tree: put a good copy there")
         node[leaf] = jnp.array(array)
     return tree

@@ -35,7 +35,10 @@ DAMAGED_IDX = {
     "floats": (struct.pack(">HBB3I", 0, 13, 3, 2, 3, 4) + ARRAY.tobytes(), "not an IDX file"),
     "no axes": (struct.pack(">HBB", 0, 8, 0) + b"x", "not an IDX file"),
     "a size that lies": (struct.pack(">HBB3I", 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1), "more than"),
-    "a large size that lies": (struct.pack(">HBB1I", 0, 8, 1, 2**32 - 1) + b"x", "4294967295 bytes were promised"),
+    "a large size that lies": (
+        struct.pack(">HBB1I", 0, 8, 1, 2**32 - 1) + b"x",
+        "far more than images pack into 9: replace",
+    ),
     "cut gzip": (gzip.compress(IDX)[:-9], "damaged or cut short"),
     "gzip with a wrong sum": (gzip.compress(IDX)[:-8] + b"01234567", "damaged or cut short"),
     "gzip of noise": (b"\x1f\x8b" + bytes(range(100)), "damaged or cut short"),
@@ -148,16 +151,48 @@ def test_damaged_archives(tmp_path):
 
 def test_bombs(tmp_path, monkeypatch):
     monkeypatch.setattr(decode, "_MAX_ARCHIVE", 1 << 20)
-    passed_over = write_tar(tmp_path / "a.tar.xz", [entry("zeros", bytes(2 << 20)), entry("train/cat/0.jpg", jpeg())])
+    zeros = [entry(f"zeros{i}", bytes(1 << 18)) for i in range(8)]
+    passed_over = write_tar(tmp_path / "a.tar.xz", [*zeros, entry("train/cat/0.jpg", jpeg())])
     with pytest.raises(ValueError, match="unpacks to far more"):
         decode.read_jpeg_archive(passed_over, "train")
     extended = entry("train/cat/0.jpg", jpeg(), pax_headers={"comment": "x" * (2 << 20)})
     with pytest.raises(ValueError, match="unpacks to far more"):
         decode.read_jpeg_archive(write_tar(tmp_path / "b.tar.xz", [extended]), "train")
+    monkeypatch.setattr(decode, "_MAX_ARRAY", 100)
+    small = [entry(f"train/cat/{i}.jpg", jpeg()) for i in range(2)]
+    with pytest.raises(ValueError, match=r"up to .*train/cat/1\.jpg the images have 120 bytes, more than 100: make"):
+        decode.read_jpeg_archive(write_tar(tmp_path / "c.tar.xz", small), "train")
     monkeypatch.setattr(decode, "_MAX_ARCHIVE", 1 << 30)
     member = write_tar(tmp_path / "c.tar.xz", [entry("train/cat/0.jpg", bytes(17 << 20))])
     with pytest.raises(ValueError, match=r"train/cat/0\.jpg claims 17825792 bytes"):
         decode.read_jpeg_archive(member, "train")
+
+
+@pytest.mark.parametrize("name", ["passed over", "train/cat/0.jpg"])
+@pytest.mark.parametrize("size", [-1, 1 << 80])
+def test_sizes_that_lie(tmp_path, name, size):
+    member, _ = entry(name)
+    member.size = size
+    with lzma.open(tmp_path / "a.tar.xz", "wb") as file:
+        file.write(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(ValueError, match=f"'{name}' claims {size} bytes"):
+        decode.read_jpeg_archive(tmp_path / "a.tar.xz", "train")
+
+
+def test_names_that_cannot_be_shown_are_passed_over(tmp_path):
+    entries = [entry(f"train/cat/{name}.jpg", jpeg()) for name in ("a\nb", "\x1b[2J", "a b", "\u00e9")]
+    x, _ = decode.read_jpeg_archive(write_tar(tmp_path / "a.tar.xz", entries), "train")
+    assert len(x) == 2
+
+
+def test_a_picture_is_a_plain_file_of_some_size(tmp_path, write_picture, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", tmp_path):
+        with pytest.raises(ValueError, match="is no plain file of at most"):
+            read_image(path, (8, 8, 1))
+    monkeypatch.setattr(decode, "_MAX_FILE", 10)
+    with pytest.raises(ValueError, match=r"large\.png is no plain file of at most 10 bytes"):
+        read_image(write_picture(tmp_path / "large.png"), (8, 8, 1))
 
 
 def test_odd_archives(tmp_path):
@@ -170,7 +205,7 @@ def test_odd_archives(tmp_path):
     with pytest.raises(ValueError, match="holds no train/"):
         decode.read_jpeg_archive(write_tar(tmp_path / "c.tar.xz", [entry("test/cat/0.jpg", jpeg())]), "train")
     mixed = [entry("train/cat/0.jpg", jpeg()), entry("train/cat/1.jpg", jpeg(size=(5, 4)))]
-    with pytest.raises(ValueError, match=r"train/cat/0\.jpg is 4x5 .* but train/cat/1\.jpg is 5x4"):
+    with pytest.raises(ValueError, match=r"train/cat/0\.jpg is 4x5 .* but .*train/cat/1\.jpg is 5x4"):
         decode.read_jpeg_archive(write_tar(tmp_path / "d.tar.xz", mixed), "train")
     broken = [entry("train/cat/0.jpg", jpeg(size=(40, 40))[:-60])]
     with pytest.raises(ValueError, match=r"e\.tar\.xz: train/cat/0\.jpg cannot be read"):
@@ -208,7 +243,7 @@ def test_pictures_without_pillow(monkeypatch):
 
 def test_grey_beside_colour(tmp_path):
     grey, colour = np.full((2, 2, 1), 7, np.uint8), np.zeros((2, 2, 3), np.uint8)
-    x = decode.stack_images([grey, colour], ["a", "b"])
+    x = decode.stack_images([("a", grey), ("b", colour)])
     assert x.shape == (2, 2, 2, 3)
     assert (x[0] == 7).all()
 

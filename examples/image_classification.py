@@ -132,7 +132,8 @@ class Train(cli.Options):
             may_change=["steps", "checkpoint_every", *same_data],
         )
         cli.tell(result, self.json, f"{images.note}\nrun: {folder}" if images.note else f"run: {folder}")
-        draw(run, task, state, images)
+        with trainer.resumable(folder):
+            draw(run, task, state, images)
 
     def saved(self, images: jn.data.Images) -> dict[str, Any]:
         """What config.json holds: all that decides the result, and what the other commands need."""

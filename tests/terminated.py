@@ -1,8 +1,13 @@
-"""A trainer for SIGTERM to end, at its first step, at a later one, or while it compiles; run by the tests."""
+"""A trainer for a signal to end: at a step, while it compiles, or outside `fit`; run by the tests.
+
+The moments outside are `loading` and `compiling outside`, when a file is half written.
+"""
 
 import dataclasses
 import itertools
 import sys
+import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +16,7 @@ import optax
 
 from jaxnets import train
 from jaxnets.train import cli
+from jaxnets.train.files import replacing
 from jaxnets.typing import Mean
 
 
@@ -40,6 +46,8 @@ class Train:
 
     def __call__(self):
         """Says where it is, and goes on."""
+        if self.when in ("loading", "compiling outside"):
+            self.write()
         batch = {"x": np.float32([1, 2]), "y": np.float32([3, 6])}
         loss = lambda y, batch: Mean(((y - batch["y"]) ** 2).sum(), jnp.float32(2))  # noqa: E731
         state = train.create(Line(), optax.sgd(1e-3), batch, key=jax.random.key(0))
@@ -58,6 +66,15 @@ class Train:
         with train.Checkpoints(self.run) as checkpoints:
             callbacks = [train.every(10_000_000, checkpoints), train.every(20, report)]
             train.fit(state, step, itertools.repeat(batch), steps=10**9, callbacks=callbacks)
+
+    def write(self):
+        Path(self.run).mkdir()
+        with replacing(Path(self.run) / "file") as part:
+            part.write_text("half")
+            cli.say(self.when)
+            if self.when == "loading":
+                time.sleep(100)
+            jax.jit(endless)(1.0)
 
 
 if __name__ == "__main__":

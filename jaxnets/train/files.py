@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_PARTS: set[Path] = set()
+"""What is being written just now."""
+
 _FULL = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT)]
 
 
@@ -20,9 +23,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         with naming(path):
             # In a folder that came from elsewhere it may be a link already, to where nothing is to be written.
             part.unlink(missing_ok=True)
+            _PARTS.add(part)
             yield part
             os.replace(part, path)
     finally:
+        part.unlink(missing_ok=True)
+        _PARTS.discard(part)
+
+
+def remove_parts() -> None:
+    """Removes what is half written: for a thread that ends the process while another writes."""
+    for part in list(_PARTS):
         part.unlink(missing_ok=True)
 
 

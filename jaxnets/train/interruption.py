@@ -3,11 +3,14 @@
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+from jaxnets.train.files import remove_parts
 
 TERMINATED = 143
 """The exit code of a process that SIGTERM ended: 128 and the signal's number."""
@@ -17,9 +20,12 @@ _PATIENCE = 2.0
 
 _LOGGER = logging.getLogger(__name__)
 
+_PIPES: set[int] = set()
+"""The descriptors that the signals of this process are told to, of the threads that listen for SIGTERM."""
+
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came, and `fit` ended as it does at Ctrl-C."""
+    """SIGTERM came, and what was done ended as it does at Ctrl-C."""
 
 
 class Interruption:
@@ -45,11 +51,49 @@ class Interruption:
 
 
 @contextmanager
+def terminable() -> Iterator[None]:
+    """Has SIGTERM raise `Terminated` in what the main thread does here, as Ctrl-C raises KeyboardInterrupt.
+
+    So files that are half written are taken back on the way out. `fit` saves first, as without this. Where the main
+    thread is not out within two seconds, as while a program is compiled, another one ends the process with code 143. In
+    another thread than the main one, and where the program has a handler of its own, nothing is changed.
+
+    >>> try:
+    ...     with terminable():
+    ...         signal.raise_signal(signal.SIGTERM)
+    ... except Terminated:
+    ...     "terminated"
+    'terminated'
+    """
+    alone = threading.current_thread() is threading.main_thread()
+    if not alone or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    tell_dropped = sys.unraisablehook
+
+    def drop(dropped: Any) -> None:
+        # Raised where Python cannot pass it on, as while garbage is collected: the other thread ends the process.
+        if dropped.exc_type is not Terminated:
+            tell_dropped(dropped)
+
+    signal.signal(signal.SIGTERM, _raise_terminated)
+    sys.unraisablehook = drop
+    try:
+        with _watched(Interruption(), lambda: None, True):
+            yield
+    finally:
+        sys.unraisablehook = tell_dropped
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
 def interruption(save: Callable[[], None]) -> Iterator[Interruption]:
     """Turns the first Ctrl-C or SIGTERM into an exception to raise later.
 
     Python runs a handler once the main thread is back from what it does, and XLA may compile for minutes. So another
     thread hears of SIGTERM too: where the main one has not set `ends` soon after, it saves and ends the process.
+
+    Python lets the main thread alone handle signals: any other is told that they do not reach it.
 
     Args:
       save: Keeps what there is and waits until it is written; called on the other thread.
@@ -60,8 +104,13 @@ def interruption(save: Callable[[], None]) -> Iterator[Interruption]:
         interrupt, terminate = (signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM))
         if interrupt not in (None, signal.SIG_IGN):
             handled[signal.SIGINT] = interrupt
-        if terminate == signal.SIG_DFL:
+        if terminate in (signal.SIG_DFL, _raise_terminated):
             handled[signal.SIGTERM] = terminate
+    else:
+        _LOGGER.warning(
+            "fit: Ctrl-C and SIGTERM do not reach the thread %s: end it by a callback that returns True",
+            threading.current_thread().name,
+        )
     try:
         for number in handled:
             signal.signal(number, interrupted.handle)
@@ -70,6 +119,10 @@ def interruption(save: Callable[[], None]) -> Iterator[Interruption]:
     finally:
         for number, before in handled.items():
             signal.signal(number, before)
+
+
+def _raise_terminated(number: int, frame: FrameType | None) -> None:
+    raise Terminated
 
 
 @contextmanager
@@ -81,15 +134,18 @@ def _watched(interrupted: Interruption, save: Callable[[], None], wanted: bool) 
     hears, tells = os.pipe()
     os.set_blocking(tells, False)
     other = signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
-    if other != -1:
+    own = other == -1 or other in _PIPES
+    if not own:
         signal.set_wakeup_fd(other)
+    _PIPES.add(tells)
     watcher = threading.Thread(target=_watch, args=(hears, interrupted, save), name="SIGTERM", daemon=True)
     watcher.start()
     try:
         yield
     finally:
-        if other == -1:
-            signal.set_wakeup_fd(-1)
+        if own:
+            signal.set_wakeup_fd(other, warn_on_full_buffer=False)
+        _PIPES.remove(tells)
         interrupted.ends.set()
         os.close(tells)
         watcher.join()
@@ -104,8 +160,9 @@ def _watch(hears: int, interrupted: Interruption, save: Callable[[], None]) -> N
         with interrupted.saving:
             if not interrupted.ends.is_set():
                 try:
-                    _LOGGER.warning("SIGTERM: saving and ending without waiting for what is being computed or compiled")
+                    _LOGGER.warning("SIGTERM: ending without waiting for what is being computed or compiled")
                     save()
+                    remove_parts()
                 except Exception as error:  # whatever it is, the process is to end
                     _LOGGER.warning("not saved, the checkpoint before stands: %s", error)
                 finally:

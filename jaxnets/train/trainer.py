@@ -1,6 +1,7 @@
 """What every trainer does with a run: finds it, trains from its newest checkpoint on, keeps and draws the result."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -114,31 +115,39 @@ def train(
             measured = evaluate(state, validation)
             lines(step, state, {**metrics, **{f"validation_{name}": value for name, value in measured.items()}})
 
-        with progress(config["steps"]) as show:
+        with progress(config["steps"]) as show, resumable(folder):
             timed = [every(config["checkpoint_every"], each, at_end=True) for each in (checkpoints, record)]
             callbacks = [show, *timed]
-            try:
-                state, _ = fit(state, step, data, steps=config["steps"], callbacks=callbacks, scan=run.notes["scan"])
-            except KeyboardInterrupt as stop:
-                raise type(stop)(f"interrupted; go on with: train --resume --run {folder}") from None
+            state, _ = fit(state, step, data, steps=config["steps"], callbacks=callbacks, scan=run.notes["scan"])
 
-    save_weights(run / "weights.safetensors", state.averages)
-    result = {
-        "test": evaluate(state, test),
-        "validation": evaluate(state, validation),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "steps": int(state.step),
-        "seconds": round(lines.seconds_before + clock.elapsed, 1),
-        "compile_seconds": round(clock.seconds, 1),
-    }
-    lines.write(result)
+    with resumable(folder):
+        save_weights(run / "weights.safetensors", state.averages)
+        result = {
+            "test": evaluate(state, test),
+            "validation": evaluate(state, validation),
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+            "steps": int(state.step),
+            "seconds": round(lines.seconds_before + clock.elapsed, 1),
+            "compile_seconds": round(clock.seconds, 1),
+        }
+        lines.write(result)
     return run, state, result
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Has Ctrl-C and SIGTERM say how the run in a folder is gone on with: where it is trained, measured or drawn."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise type(stop)(f"interrupted; go on with: train --resume --run {folder}") from None
 
 
 def draw_curves(run: Run, title: str) -> None:
     """Draws the learning curves of a run, where it has any, as `curves.png`."""
     if records := [record for record in read_json_lines(run / "metrics.jsonl") if "step" in record]:
-        plots.curves(records, run / "curves.png", title=title)
+        with resumable(run.directory):
+            plots.curves(records, run / "curves.png", title=title)
 
 
 def weights_of(folder: Path) -> Path:

@@ -1,13 +1,16 @@
 """A run as a trainer makes it: its files and result, going on, and what is refused before anything is written."""
 
 import json
+import signal
 from pathlib import Path
 
 import jax
 import pytest
+from matplotlib.figure import Figure
 
 from jaxnets import train
 from jaxnets.train import trainer
+from jaxnets.train.interruption import terminable
 
 CONFIG = {"rate": 0.01, "steps": 6, "checkpoint_every": 4}
 
@@ -85,6 +88,32 @@ def test_what_does_not_fit_leaves_nothing(trained):
     with pytest.raises(ValueError, match="of another kind"):
         trained(step=step)
     assert not Path("here").exists()
+
+
+@pytest.mark.parametrize("when", ["testing", "drawing"])
+def test_an_interruption_after_training_says_how_to_go_on(trained, when):
+    measured = []
+
+    def evaluate(*arguments):
+        measured.append(arguments)
+        if len(measured) == 3:  # after the two checkpoints
+            signal.raise_signal(signal.SIGTERM)
+        return {"loss": 0.0}
+
+    def savefig(figure, path, **options):
+        Path(path).write_text("half")
+        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patched, terminable():
+        if when == "testing":
+            patched.setattr(train, "evaluate", evaluate)
+        patched.setattr(Figure, "savefig", savefig)
+        with pytest.raises(train.Terminated, match=r"^interrupted; go on with: train --resume --run here$"):
+            trainer.draw_curves(trained()[0], "made")
+    names = {path.name for path in Path("here").iterdir()}
+    assert names == {"config.json", "metrics.jsonl", "checkpoints", "weights.safetensors"}
+    _, _, result = trained(resumed=True)
+    assert lines()[-1] == result
 
 
 def test_earlier_runs_are_found(tmp_path, monkeypatch):

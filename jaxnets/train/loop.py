@@ -55,8 +55,9 @@ def fit(
     and then raises KeyboardInterrupt; a second Ctrl-C raises at once. SIGTERM does the same where the program has no
     handler of its own for it, and raises `Terminated`. Where `fit` does not come to that within two seconds, as while a
     program is compiled, these callbacks run beside it, their `wait` too where they have one, and the process ends with
-    code 143. All of this holds in a notebook's cell and in a coroutine. Signals do not reach another thread than the main
-    one, where a callback that returns True ends it; `fit` says so there. Processes that share the state stop together.
+    code 143. All of this holds in a notebook's cell and in a coroutine. Other threads than the main one are not reached
+    by signals: `fit` says so there, and a callback that returns True ends it. Processes that share the state stop
+    together.
 
     Args:
       state: From `create`, or restored.

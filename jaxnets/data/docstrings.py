@@ -1,6 +1,7 @@
 """Docstrings of the running interpreter's standard library, by package."""
 
 import ast
+import functools
 import platform
 import re
 import sysconfig
@@ -10,11 +11,14 @@ from pathlib import Path
 _PACKAGES = ("asyncio", "decimal", "email", "importlib", "logging", "multiprocessing", "unittest", "xml")
 _ELSEWHERE = {"decimal": "_pydecimal.py"}
 _LEAST_WORDS = 5
+_NAMES = re.compile(rf"\b(?:{'|'.join(_PACKAGES)})\b", re.IGNORECASE)
+"""What would give a package away at once, and leave nothing to learn."""
 _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def by_package() -> list[tuple[str, str]]:
-    """Docstrings of five words or more, each once, and the package it is of; its name is masked where it occurs.
+@functools.cache
+def by_package() -> tuple[tuple[str, str], ...]:
+    """Docstrings of five words or more, each once, and the package it is of; the packages' names in them are masked.
 
     Raises:
       OSError: If the standard library's source is not there.
@@ -29,11 +33,9 @@ def by_package() -> list[tuple[str, str]]:
         files = [path] if path.is_file() else sorted(path.rglob("*.py"))
         if not files:
             raise OSError(f"load_labelled: {path} is not there: docstrings want the standard library's source")
-        # What gives the package away at once would leave nothing to learn.
-        name = re.compile(rf"(?<!\w){package}(?!\w)", re.IGNORECASE)
         for text in (text for file in files for text in _docstrings(file)):
-            found.setdefault(name.sub("_", text), package)
-    return list(found.items())
+            found.setdefault(_NAMES.sub("_", text), package)
+    return tuple(found.items())
 
 
 def note() -> str:

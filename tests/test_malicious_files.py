@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from jaxnets import data, train
-from jaxnets.data import decode, long_memory
+from jaxnets.data import decode, labelled, long_memory
 from jaxnets.train import cli, trainer
 
 ROOT = Path(__file__).parents[1]
@@ -128,6 +128,9 @@ READERS = {
     "read_idx": ("a.gz", decode.read_idx),
     "read_cifar10": ("a.tar.gz", decode.read_cifar10),
     "read_jpeg_archive": ("a.tar.xz", lambda path: decode.read_jpeg_archive(path, "train")),
+    "load_labelled": ("a.tsv", data.load_labelled),
+    "load_labelled, packed": ("a.jsonl.gz", data.load_labelled),
+    "load_series": ("a.csv", data.load_series),
     "a line of numbers": ("a.csv", lambda path: long_memory.read_numbers(str(path))),
 }
 HARMLESS = {"load_text": ("a.txt", data.load_text), "read_json_lines": ("metrics.jsonl", train.read_json_lines)}
@@ -163,10 +166,19 @@ def test_what_is_malicious_is_refused_in_a_line(payloads, tmp_path, monkeypatch,
         said = str(caught.value)
         assert filename in said, payload
         assert "\n" not in said, payload
-        assert re.search("good copy|replace|remove|wanted|neither|add it|no run of this", said), said
+        assert re.search(
+            "good copy|replace|remove|want|neither|add it|no run of this|is empty|convert it|correct it|take less", said
+        ), said
         assert everything(tmp_path) == before, payload
     assert list(outside.iterdir()) == []
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_text_that_unpacks_to_far_more_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(labelled, "_MAX_TEXT", 100)
+    (tmp_path / "a.tsv.gz").write_bytes(gzip.compress(b"good\t1\nbad\t0\n" * 50))
+    with pytest.raises(ValueError, match=r"a\.tsv\.gz has more than 100 bytes of text: take less of it"):
+        data.load_labelled(tmp_path / "a.tsv.gz")
 
 
 @pytest.mark.parametrize("name", HARMLESS)

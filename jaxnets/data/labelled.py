@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from jaxnets.data.splits import stratified_split
 from jaxnets.data.text import decoded
 
 _REVIEW = re.compile(r"aclImdb/(train|test)/(neg|pos)/(\d+)_\d+\.txt")
+_MAX_TEXT = 1 << 30
 _SUFFIXES = (".tsv", ".jsonl", ".tsv.gz", ".jsonl.gz")
 
 
@@ -108,12 +110,13 @@ def read_labelled(path: Path) -> list[tuple[str, str]]:
     """
     if not path.name.endswith(_SUFFIXES):
         raise ValueError(f"load_labelled: {path} wants to end in {', '.join(_SUFFIXES)}")
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError) as error:
-            raise ValueError(f"load_labelled: {path} is no whole gzip file: {error}") from error
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            data = file.read(_MAX_TEXT + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"load_labelled: {path} is no whole gzip file: {error}: replace it") from error
+    if len(data) > _MAX_TEXT:
+        raise ValueError(f"load_labelled: {path} has more than {_MAX_TEXT} bytes of text: take less of it")
     read = _json_line if ".jsonl" in path.suffixes else _tab_line
     lines = decoded(f"load_labelled: {path}", data).split("\n")  # and at no other sign: a text may hold those
     return [read(f"load_labelled: line {i} of {path}", line) for i, line in enumerate(lines, 1) if line.strip()]
@@ -129,8 +132,8 @@ def _tab_line(where: str, line: str) -> tuple[str, str]:
 def _json_line(where: str, line: str) -> tuple[str, str]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is no JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is no JSON ({error}): correct it") from error
     lacking = [key for key in ("text", "label") if not isinstance(row, dict) or key not in row]
     if lacking:
         raise ValueError(f"{where} lacks {' and '.join(lacking)}: wanted an object with the keys text and label")
@@ -207,7 +210,7 @@ def _read_reviews(archive: Path) -> tuple[list[tuple[str, str]], list[tuple[str,
     found: dict[str, list[tuple[str, int, str]]] = {"train": [], "test": []}
     with tarfile.open(archive) as tar:
         for member in tar:
-            if match := _REVIEW.fullmatch(member.name):
+            if member.isreg() and (match := _REVIEW.fullmatch(member.name)):
                 part, label, number = match.groups()
                 text = tar.extractfile(member).read().decode()  # type: ignore[union-attr]  # a file, by its name
                 found[part].append((label, int(number), text))

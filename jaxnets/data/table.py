@@ -30,7 +30,7 @@ def read_csv(name: str, data: bytes) -> tuple[tuple[str, ...], Float[np.ndarray,
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
     except csv.Error as error:
         raise ValueError(f"{name}, line {reader.line_num}: {error}") from error
-    (_, header), *body = rows
+    (_, header), *body = rows or [(0, [])]
     if len(body) < 2:
         raise ValueError(f"{name} has {len(body)} lines of numbers below its names, wanted 2 or more")
     if all(map(_is_number, header)):

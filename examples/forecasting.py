@@ -108,7 +108,7 @@ DEFAULTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Train(cli.Options):
+class Train(cli.Choosing):
     """Trains a forecaster and keeps the run: configuration, metrics, checkpoints, weights and pictures."""
 
     data: str | None = None
@@ -179,7 +179,7 @@ class Train(cli.Options):
             test=test,
             resumed=bool(old),
             clock=clock,
-            may_change=["steps", "checkpoint_every", *same_data],
+            may_change=[*trainer.MAY_CHANGE, *same_data],
         )
         train.save_weights(run / "bands.safetensors", task.bands(state, validation))
         tell(result, self.json, config.model, [series.note, f"run: {folder}"])
@@ -331,7 +331,9 @@ class Task:
     def checked(self, series: jn.data.Series) -> jn.data.Series:
         """The series, if it is one to forecast."""
         if series.columns != self.columns:
-            raise ValueError(f"{series.name} has the columns {series.columns} but the run wants {self.columns}")
+            raise ValueError(
+                f"{series.name} has the columns {', '.join(series.columns)} but the run wants {', '.join(self.columns)}"
+            )
         if len(series.values) < self.lookback:
             raise ValueError(f"{series.name} has {len(series.values)} steps but the run looks back {self.lookback}")
         return series

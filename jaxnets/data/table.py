@@ -1,5 +1,6 @@
 """Numbers by time from a csv, every cell of which is looked at."""
 
+import contextlib
 import csv
 import math
 import re
@@ -44,12 +45,9 @@ def read_csv(name: str, data: bytes) -> tuple[tuple[str, ...], Float[np.ndarray,
     columns = header[timed:]
     if not columns:
         raise ValueError(f"{name} has no column of numbers, only {header[0]}")
-    values = [
-        [_number(name, line, column, cell) for column, cell in zip(columns, row[timed:], strict=True)]
-        for line, row in body
-    ]
+    values = _numbers(name, columns, [(line, row[timed:]) for line, row in body])
     times = _times(name, [(line, row[0]) for line, row in body]) if timed else np.arange(len(body))
-    return tuple(columns), np.array(values, np.float64), times
+    return tuple(columns), values, times
 
 
 def decoded(name: str, data: bytes) -> str:
@@ -83,10 +81,14 @@ def _time(text: str) -> np.datetime64 | None:
 
 def _times(name: str, cells: Sequence[tuple[int, str]]) -> Shaped[np.ndarray, " t"]:
     """The times of a column, at even distances in one of the units that it may be counted in."""
-    for line, cell in cells:
-        if _time(cell) is None:
-            raise ValueError(f"{name}, line {line} has {cell!r} for its time, wanted an ISO date or a year")
-    times = np.array([time_of(cell) for _, cell in cells], "datetime64")
+    try:
+        times = np.array([time_of(cell) for _, cell in cells], "datetime64")
+        missing = np.isnat(times)
+    except ValueError:
+        times, missing = np.array([]), np.array([_time(cell) is None for _, cell in cells])
+    if missing.any():
+        line, cell = cells[int(missing.argmax())]
+        raise ValueError(f"{name}, line {line} has {cell!r} for its time, wanted an ISO date or a year")
     steps = np.diff(times).astype(int)
     if steps[0] > 0 and np.all(steps == steps[0]):
         return times
@@ -103,15 +105,20 @@ def _times(name: str, cells: Sequence[tuple[int, str]]) -> Shaped[np.ndarray, " 
     )
 
 
-def _number(name: str, line: int, column: str, cell: str) -> float:
+def _numbers(name: str, columns: Sequence[str], rows: Sequence[tuple[int, list[str]]]) -> Float[np.ndarray, "t c"]:
+    """The numbers of all cells; what is none is looked for only once there is such."""
+    with contextlib.suppress(ValueError):
+        values = np.array([row for _, row in rows], np.float64)
+        if np.isfinite(values).all():
+            return values
+    cells = ((line, *cell) for line, row in rows for cell in zip(columns, row, strict=True))
+    line, column, cell = next(cell for cell in cells if not (_is_number(cell[2]) and math.isfinite(float(cell[2]))))
     where = f"{name}, line {line}, column {column}"
     if not cell:
         raise ValueError(f"{where} is empty: fill the gap first")
-    if not _is_number(cell):
-        raise ValueError(f"{where} holds {cell!r}, wanted a number")
-    if not math.isfinite(float(cell)):
-        raise ValueError(f"{where} holds {cell}: fill the gap first")
-    return float(cell)
+    raise ValueError(
+        f"{where} holds {cell}: fill the gap first" if _is_number(cell) else f"{where} holds {cell!r}, wanted a number"
+    )
 
 
 def _is_number(cell: str) -> bool:

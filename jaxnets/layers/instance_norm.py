@@ -14,15 +14,16 @@ from jaxnets.ops._recurrent_call import check_x
 
 
 class InstanceScale(NamedTuple):
-    """Where the numbers of each window lie, x = center + scale y, in at least float32."""
+    """Where the numbers of each window lie, x = center + scale (y - shift), in at least float32."""
 
     center: Float[Array, "b 1 d"]
     scale: Float[Array, "b 1 d"]
+    shift: Float[Array, "b 1 d"] | Float[Array, "1 1 d"]
 
     def restore(self, y: Float[Array, "b u d"] | Float[Array, "b u d q"]) -> Float[Array, "b u d *q"]:
         """What is forecast of the normalised window, on the scale of the window itself; `q` are quantiles, say."""
-        center, scale = (part.reshape(*part.shape, *(1,) * (y.ndim - 3)) for part in self)
-        return (center + scale * widened(y)).astype(y.dtype)
+        center, scale, shift = (part.reshape(*part.shape, *(1,) * (y.ndim - 3)) for part in self)
+        return (center + scale * (widened(y) - shift)).astype(y.dtype)
 
 
 class RevIN(nn.Module):
@@ -67,10 +68,10 @@ class RevIN(nn.Module):
         center = lax.stop_gradient(jnp.mean(wide, axis=1, keepdims=True))
         variance = lax.stop_gradient(jnp.var(wide, axis=1, keepdims=True))
         scale = jnp.sqrt(variance + self.epsilon)
+        shift = jnp.zeros((1, 1, x.shape[-1]), wide.dtype)
         if self.affine:
             shape = x.shape[-1:]
             gamma = self.param("gamma", nn.initializers.ones, shape, self.param_dtype).astype(wide.dtype)[None, None]
-            beta = self.param("beta", nn.initializers.zeros, shape, self.param_dtype).astype(wide.dtype)[None, None]
+            shift = self.param("beta", nn.initializers.zeros, shape, self.param_dtype).astype(wide.dtype)[None, None]
             scale = scale / gamma
-            center = center - beta * scale
-        return ((wide - center) / scale).astype(x.dtype), InstanceScale(center, scale)
+        return ((wide - center) / scale + shift).astype(x.dtype), InstanceScale(center, scale, shift)

@@ -252,18 +252,19 @@ def pinball(
     quantiles: Sequence[float],
     where: Bool[Array, "..."] | None = None,
 ) -> Mean:
-    """The loss that a quantile is least in: q (t - p) where the target is above, (1 - q) (p - t) where it is below.
+    """The loss that quantiles are least in: q (t - p) where the target is above, (1 - q) (p - t) where it is below.
 
-    Half the absolute error for the median. The gradient where both are equal is that of a target above.
+    Its mean over the quantiles; half the absolute error for the median. Where target and prediction are equal the
+    gradient is that of a target above.
 
     Args:
       predictions: Of each quantile, in the order of `quantiles`.
       targets: What is so.
       quantiles: Between 0 and 1.
-      where: Entries to keep; broadcasts over axes of size 1.
+      where: Targets to keep; broadcasts over axes of size 1.
 
     Returns:
-      The sum over the entries kept and their quantiles, and the number of these.
+      The sum over the targets kept, and their number.
 
     Raises:
       ValueError: If the shapes do not fit, or a quantile is not between 0 and 1.
@@ -273,28 +274,23 @@ def pinball(
       Koenker and Bassett, 1978. Regression quantiles.
 
     >>> pinball(jnp.array([[0.0, 0.0]]), jnp.array([1.0]), quantiles=(0.1, 0.9)).total
-    Array(1., dtype=float32)
+    Array(0.5, dtype=float32)
     """
     if not quantiles or not all(0 < quantile < 1 for quantile in quantiles):
         raise ValueError(f"pinball: quantiles must be between 0 and 1, got {tuple(quantiles)}")
-    if predictions.shape != (wanted := (*targets.shape, len(quantiles))):
+    if predictions.shape != (*targets.shape, len(quantiles)):
         raise ValueError(
-            f"pinball: predictions has shape {predictions.shape}, wanted {wanted}: one for each of "
-            f"{len(quantiles)} quantiles of targets"
+            f"pinball: predictions has shape {predictions.shape}, wanted {(*targets.shape, len(quantiles))}: "
+            f"one of each of {len(quantiles)} quantiles for every target"
         )
-    keep = _check_where("pinball", where, targets.shape)
 
     def formula(predictions: Array, targets: Array) -> Array:
         error = targets - predictions
-        return error * (jnp.asarray(quantiles, error.dtype) - (error < 0).astype(error.dtype))
+        q = jnp.broadcast_to(jnp.asarray(quantiles, error.dtype), error.shape)
+        return jnp.mean(error * (q - (error < 0).astype(error.dtype)), axis=-1)
 
-    return _elementwise(
-        "pinball",
-        formula,
-        ("predictions", predictions),
-        ("targets", jnp.broadcast_to(targets[..., None], predictions.shape)),
-        where=None if keep is None else keep[..., None],
-    )
+    spread = jnp.broadcast_to(targets[..., None], predictions.shape)
+    return _elementwise("pinball", formula, ("predictions", predictions), ("targets", spread), where=where, rows=True)
 
 
 def gaussian_nll(

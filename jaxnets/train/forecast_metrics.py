@@ -14,7 +14,7 @@ from jaxnets import ops
 from jaxnets.typing import Batch, Mean
 
 
-def mse(outputs: Float[Array, "*s"], batch: Batch) -> Mean:
+def mse(outputs: Float[Array | np.ndarray, "*s"], batch: Batch) -> Mean:
     """Mean squared error.
 
     Raises:
@@ -23,10 +23,10 @@ def mse(outputs: Float[Array, "*s"], batch: Batch) -> Mean:
     >>> mse(jnp.array([1.0, 5.0]), {"y": jnp.array([3.0, 5.0])}).value
     Array(2., dtype=float32)
     """
-    return ops.squared_error(outputs, batch["y"], where=batch.get("where"))
+    return _over(ops.squared_error, outputs, batch)
 
 
-def mae(outputs: Float[Array, "*s"], batch: Batch) -> Mean:
+def mae(outputs: Float[Array | np.ndarray, "*s"], batch: Batch) -> Mean:
     """Mean absolute error.
 
     Raises:
@@ -35,7 +35,7 @@ def mae(outputs: Float[Array, "*s"], batch: Batch) -> Mean:
     >>> mae(jnp.array([1.0, 5.0]), {"y": jnp.array([3.0, 5.0])}).value
     Array(1., dtype=float32)
     """
-    return ops.absolute_error(outputs, batch["y"], where=batch.get("where"))
+    return _over(ops.absolute_error, outputs, batch)
 
 
 def mase(scale: Float[Array | np.ndarray, " c"]) -> Callable[[Any, Batch], Mean]:
@@ -59,9 +59,8 @@ def mase(scale: Float[Array | np.ndarray, " c"]) -> Callable[[Any, Batch], Mean]
         raise ValueError(f"mase: scale must be positive, got {scale}")
 
     def metric(outputs: Any, batch: Batch) -> Mean:
-        outputs, targets = jnp.asarray(outputs), jnp.asarray(batch["y"])
         factor = jnp.asarray(1 / scale, outputs.dtype)
-        return ops.absolute_error(outputs * factor, targets * factor, where=batch.get("where"))
+        return _over(ops.absolute_error, outputs * factor, {**batch, "y": batch["y"] * factor})
 
     return metric
 
@@ -126,7 +125,7 @@ def coverage(low: int | None, high: int | None) -> Callable[[Any, Batch], Mean]:
     return metric
 
 
-def naive_forecast(x: Float[Array, "b l c"], horizon: int, season: int = 1) -> Float[Array, "b h c"]:
+def naive_forecast(x: Float[Array | np.ndarray, "b l c"], horizon: int, season: int = 1) -> Float[Array, "b h c"]:
     """The last season of each window again and again; with a season of 1, its last step.
 
     Raises:
@@ -140,4 +139,10 @@ def naive_forecast(x: Float[Array, "b l c"], horizon: int, season: int = 1) -> F
             f"naive_forecast: horizon {horizon} and season {season} want at least 1, and the latter at most "
             f"{x.shape[1]}, the steps of x"
         )
-    return x[:, x.shape[1] - season + jnp.arange(horizon) % season]
+    return jnp.asarray(x)[:, x.shape[1] - season + jnp.arange(horizon) % season]
+
+
+def _over(error: Callable[..., Mean], outputs: Any, batch: Batch) -> Mean:
+    """An error of every entry that is kept; NumPy arrays are taken too."""
+    where = batch.get("where")
+    return error(jnp.asarray(outputs), jnp.asarray(batch["y"]), where=None if where is None else jnp.asarray(where))

@@ -75,7 +75,17 @@ def _cases() -> dict[str, Case]:
         value, (d_logits, d_labels) = reference.cross_entropy(logits, reference.smoothed(labels, 0.1))
         return value, (d_logits, 0.9 * d_labels)
 
+    levels = (0.1, 0.3, 0.5, 0.9)
+
+    def pinball(predictions, targets, where=None):  # one target a row, in the first column
+        return ops.pinball(predictions, targets[..., 0], quantiles=levels, where=where)
+
+    def pinball_of_row(predictions, targets):
+        value, (d_predictions, d_target) = reference.pinball(predictions, targets[0], levels)
+        return value, (d_predictions, np.array([d_target, 0, 0, 0]))
+
     return {
+        "pinball": Case(pinball, (a, b), pinball_of_row, rows=True),
         "cross_entropy": Case(ops.cross_entropy, (a, soft), reference.cross_entropy, rows=True),
         "cross_entropy_smooth": Case(functools.partial(ops.cross_entropy, smoothing=0.1), (a, soft), smooth, rows=True),
         "binary_cross_entropy": Case(ops.binary_cross_entropy, (a, soft), reference.binary_cross_entropy),
@@ -285,6 +295,15 @@ def test_gradients_at_the_kinks():
     np.testing.assert_array_equal(value_and_gradient(ops.huber, ones, jnp.zeros(3))[1], 1)
 
 
+def test_pinball_matches_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics")
+    predictions, targets = np.random.default_rng(0).normal(size=(2, 50)).astype(np.float32)
+    for quantile in (0.1, 0.5, 0.8):
+        got = ops.pinball(jnp.asarray(predictions)[:, None], jnp.asarray(targets), quantiles=(quantile,))
+        want = metrics.mean_pinball_loss(targets, predictions, alpha=quantile)
+        np.testing.assert_allclose(got.value, want, rtol=1e-6)
+
+
 def test_kl_where_probabilities_are_zero():
     log_p, log_q = jnp.log(jnp.array([[1.0, 0.0]])), jnp.log(jnp.array([[0.5, 0.5]]))
     value, gradients = value_and_gradient(ops.kl_divergence, log_p, log_q, argnums=(0, 1))
@@ -331,6 +350,8 @@ Z, Y, W = jnp.zeros((3, 4)), jnp.zeros(3, jnp.int32), jnp.ones(3, bool)
         (lambda: ops.squared_error(Z, Z[:1]), ValueError, r"squared_error: targets has shape \(1, 4\) but predictions"),
         (lambda: ops.absolute_error(Z, Z[0]), ValueError, r"absolute_error: targets has shape \(4,\) but predictions"),
         (lambda: ops.huber(Z, Z, delta=0.0), ValueError, "huber: delta must be positive, got 0"),
+        (lambda: ops.pinball(Z, Z[:, 0], quantiles=(0.5, 1.0)), ValueError, r"pinball: quantiles .* got \(0.5, 1.0\)"),
+        (lambda: ops.pinball(Z, Z[:, 0], quantiles=(0.5,)), ValueError, r"shape \(3, 4\), wanted \(3, 1\)"),
         (lambda: ops.focal(Z, Z, gamma=-1.0), ValueError, "focal: gamma must be at least 0, got -1"),
         (lambda: ops.focal(Z, Z, alpha=2.0), ValueError, r"focal: alpha must be in \[0, 1\], got 2"),
         (

@@ -60,6 +60,15 @@ def huber(p, t, delta=1.0):
     return delta * (e - 0.5 * delta), (delta * np.sign(p - t), delta * np.sign(t - p))
 
 
+def pinball(predictions, t, quantiles):
+    """One target: the mean over the quantiles of max(q e, (q - 1) e), e = t - p; gradients to all p and to t."""
+    value, slopes = 0.0, np.zeros(len(quantiles))
+    for k, (p, q) in enumerate(zip(predictions, quantiles, strict=True)):
+        value += max(q * (t - p), (q - 1) * (t - p)) / len(quantiles)
+        slopes[k] = (-q if t >= p else 1 - q) / len(quantiles)
+    return value, (slopes, -slopes.sum())
+
+
 def gaussian_nll(mean, log_variance, target):
     """-log N(target; mean, exp(log_variance)); gradients to mean, log_variance and target."""
     variance = math.exp(log_variance)

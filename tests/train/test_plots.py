@@ -100,3 +100,18 @@ def test_gradient_flow(tmp_path):
     with pytest.raises(ValueError, match="no report to draw"):
         train.plots.gradient_flow({}, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("columns", "times"), [(1, np.arange(30)), (3, np.arange("2020", "2050", dtype="datetime64[Y]"))]
+)
+def test_forecast(tmp_path, columns, times):
+    values = RNG.normal(size=(30, columns)).cumsum(0)
+    forecast = values[-10:] + 0.3
+    names = [f"column {i}" for i in range(columns)]
+    bounds = (times, values, forecast, forecast - 1, forecast + 1)
+    train.plots.forecast(*bounds, names, tmp_path / "a.png", title="made")
+    width, height = opened(tmp_path / "a.png")
+    assert width > height
+    with pytest.raises(ValueError, match=r"forecast: 10 steps and 0 names do not fit values of shape"):
+        train.plots.forecast(*bounds, [], tmp_path / "unwritten.png")

@@ -73,19 +73,18 @@ LOSSES: dict[str, Callable[..., jn.typing.Mean]] = {
 RECIPES: dict[str, dict[str, Any]] = {
     "co2": {"model": "nlinear", "lookback": 156, "horizon": 52, "loss": "quantile"},
     "sunspots": {"model": "nlinear", "lookback": 66, "horizon": 11, "loss": "quantile"},
-    "ETTh1": {"model": "nlinear", "lookback": 336, "horizon": 96, "loss": "absolute", "batch_size": 128},
+    "ETTh1": {"model": "dlinear", "lookback": 336, "horizon": 96, "loss": "huber", "batch_size": 128},
 }
 """What suits a data set; a csv is looked at for three seasons to forecast one."""
 
-LINEAR = {"learning_rate": 1e-3}
 RECURRENT = {"learning_rate": 2e-3, "features": 64, "dropout": 0.1}
 SHAPES: dict[str, dict[str, Any]] = {
-    "nlinear": LINEAR,
-    "dlinear": LINEAR,
+    "nlinear": {"learning_rate": 2e-3},
+    "dlinear": {"learning_rate": 2e-3, "revin": False},
     "lstm": RECURRENT,
     "gru": RECURRENT,
     "tcn": {"learning_rate": 2e-3, "features": 32, "depth": 6, "dropout": 0.1},
-    "patchtst": {"learning_rate": 2e-3, "features": 16, "depth": 3, "dropout": 0.3},
+    "patchtst": {"learning_rate": 5e-3, "features": 32, "depth": 2, "dropout": 0.2},
 }
 """What suits the model."""
 
@@ -126,7 +125,7 @@ class Train(cli.Choosing):
     loss: Literal[tuple(LOSSES)] | None = None  # type: ignore[valid-type]
     """What is minimised. By default what suits the data: quantile for co2, which gives a band."""
     revin: bool | None = None
-    """Whether each window is normalised by itself. By default it is."""
+    """Whether each window is normalised by itself. By default it is, but for dlinear."""
     features: int | None = None
     """Width of the model, unless it is linear. By default what suits it: 64 for lstm."""
     depth: int | None = None
@@ -144,7 +143,7 @@ class Train(cli.Choosing):
     optimizer: Literal[train.OPTIMIZERS] | None = None  # type: ignore[valid-type]
     """The update rule, by its usual name. By default adamw."""
     learning_rate: float | None = None
-    """Its largest value. By default what suits the model: 0.001 for nlinear."""
+    """Its largest value. By default what suits the model: 0.002 for nlinear."""
     schedule: Literal[train.SCHEDULES] | None = None  # type: ignore[valid-type]
     """How the learning rate goes over the steps. By default one_cycle."""
     weight_decay: float | None = None

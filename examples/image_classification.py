@@ -71,7 +71,7 @@ DEFAULTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Train(cli.Options):
+class Train(cli.Choosing):
     """Trains a network and keeps the run: configuration, metrics, checkpoints, weights and pictures."""
 
     data: str | None = None
@@ -129,7 +129,8 @@ class Train(cli.Options):
             test=images.test,
             resumed=bool(old),
             clock=clock,
-            may_change=["steps", "checkpoint_every", *same_data],
+            may_change=[*trainer.MAY_CHANGE, *same_data],
+            better=("accuracy", "max"),
         )
         cli.tell(result, self.json, f"{images.note}\nrun: {folder}" if images.note else f"run: {folder}")
         with trainer.resumable(folder):

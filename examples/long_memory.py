@@ -61,7 +61,7 @@ DEFAULTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Train(cli.Options):
+class Train(cli.Choosing):
     """Trains a recurrent network and keeps the run: configuration, metrics, checkpoints, weights and pictures."""
 
     data: Literal[tuple(RECIPES)] | None = None  # type: ignore[valid-type]

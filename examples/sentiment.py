@@ -73,7 +73,7 @@ DEFAULTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Train(cli.Options):
+class Train(cli.Choosing):
     """Trains a classifier and keeps the run: configuration, words, metrics, checkpoints, weights, pictures."""
 
     data: str | None = None
@@ -124,10 +124,10 @@ class Train(cli.Options):
         clock = train.CompileClock()
         jn.tune_cpu()
         folder, old = trainer.earlier(self.run, self.data, resume=self.resume, read=read_run)
-        texts = jn.data.load_labelled(self.data or old.get("data") or DEFAULTS["data"])
+        config = self.resolved(old)
+        texts = jn.data.load_labelled(config.data)
         folder = folder or train.new_run(texts.name)
         same_data = ["data"] if old.get("data_sha256") == texts.fingerprint else []  # by another path, perhaps
-        config = self.resolved(old)
         spaced_out = [spaced(text) for text in texts.train.texts]
         tokenizer = jn.data.WordTokenizer.of(spaced_out, config.vocabulary, least=config.least, spell=False)
         training = [cut(tokenizer.encode(text), config.length) for text in spaced_out]
@@ -146,7 +146,8 @@ class Train(cli.Options):
             test=(test := task.part(texts.test)),
             resumed=bool(old),
             clock=clock,
-            may_change=["steps", "checkpoint_every", *same_data],
+            may_change=[*trainer.MAY_CHANGE, *same_data],
+            better=("accuracy", "max"),
         )
         with replacing(run / "words.json") as part:
             part.write_text(json.dumps(tokenizer.to_json()) + "\n")
@@ -300,11 +301,13 @@ class Task:
         """The words of a text, those in the middle of a long one left out."""
         return cut(self.tokenizer.encode(spaced(text)), self.length)
 
-    def part(self, labelled: jn.data.Labelled) -> dict[str, Any]:
-        """A part of the data to evaluate on."""
-        return {"words": [self.words(text) for text in labelled.texts], "y": labelled.y}
+    def part(self, labelled: jn.data.Labelled) -> dict[str, np.ndarray]:
+        """A part of the data to evaluate on; the words are an array of arrays, since texts differ in length."""
+        words = np.empty(len(labelled.texts), object)
+        words[:] = [self.words(text) for text in labelled.texts]
+        return {"words": words, "y": labelled.y}
 
-    def evaluate(self, state: train.State, part: Mapping[str, Any]) -> dict[str, float]:
+    def evaluate(self, state: train.State, part: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Loss in nats, accuracy, macro F1 and expected calibration error over all of the part."""
         probabilities, y = self.probabilities(state, part["words"]), part["y"]
         named = probabilities.argmax(-1)
@@ -315,9 +318,9 @@ class Task:
             "calibration_error": train.expected_calibration_error(probabilities, y),
         }
 
-    def probabilities(self, state: train.State, words: list[np.ndarray]) -> np.ndarray:
+    def probabilities(self, state: train.State, words: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """The probability of each class for each text: [N, classes]."""
-        return np.stack(self.each(self.forward, state, words, 256))
+        return np.stack(self.each(self.forward, state, list(words), 256))
 
     def marks(
         self, state: train.State, texts: Sequence[str], words: list[np.ndarray], by: str
@@ -433,7 +436,7 @@ def trained(folder: Path) -> tuple[Task, train.State, dict[str, Any]]:
     return task, state.with_variables(train.load_weights(weights, state.variables)), config
 
 
-def draw(run: train.Run, task: Task, state: train.State, part: Mapping[str, Any], title: str) -> None:
+def draw(run: train.Run, task: Task, state: train.State, part: Mapping[str, np.ndarray], title: str) -> None:
     """The pictures of a run: learning curves, confusion matrix, and how sure it is against how often it is right."""
     probabilities, y = task.probabilities(state, part["words"]), part["y"]
     trainer.draw_curves(run, title)

@@ -100,7 +100,7 @@ DEFAULTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Train(cli.Options):
+class Train(cli.Choosing):
     """Trains a model of language and keeps the run: configuration, tokenizer, metrics, checkpoints, weights, curves."""
 
     data: str | None = None
@@ -164,7 +164,8 @@ class Train(cli.Options):
             test=task.part(test),
             resumed=bool(old),
             clock=clock,
-            may_change=["steps", "checkpoint_every", *(["data"] if old.get("data_sha256") == text.fingerprint else [])],
+            may_change=[*trainer.MAY_CHANGE, *(["data"] if old.get("data_sha256") == text.fingerprint else [])],
+            better=("nats", "min"),
         )
         with replacing(run / "tokenizer.json") as part:
             part.write_text(json.dumps(tokenizer.to_json()) + "\n")

@@ -6,7 +6,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from jaxnets.train.guard import DivergedError
 from jaxnets.train.interruption import TERMINATED, Terminated, terminable
@@ -30,6 +30,18 @@ class Options:
     """Print one line of JSON on standard output."""
     debug: bool = False
     """Show the traceback of an error."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choosing(Options):
+    """The options that say which weights a training ends with, and when it ends."""
+
+    keep: Literal["last", "best"] | None = None
+    """The weights that the run ends with: the last, or those of the checkpoint that did best on the validation data. By
+    default the last, with --patience the best."""
+    patience: int | None = None
+    """End once so many steps did no better on the validation data, which is looked at at every checkpoint. By default
+    all --steps are taken."""
 
 
 def main(commands: Mapping[str, Callable[..., Command]], arguments: Sequence[str] | None = None) -> int:
@@ -79,7 +91,8 @@ def resolved(
 ) -> Any:
     """The command `train` with a value for every option: the one given, else that of the run resumed, else a default.
 
-    Unless they are there, `schedule_steps` becomes `steps`, and `checkpoint_every` a tenth of them.
+    Unless they are there, `schedule_steps` becomes `steps`, `checkpoint_every` a tenth of them, and `keep`, where the
+    command has it, "last", or "best" where there is a `patience`.
 
     Args:
       command: A dataclass, whose options are None where they were not given.
@@ -104,6 +117,8 @@ def resolved(
     options = {**defaults, **kept, **given}
     options.setdefault("schedule_steps", options["steps"])
     options.setdefault("checkpoint_every", max(1, options["steps"] // 10))
+    if hasattr(command, "keep"):
+        options.setdefault("keep", "last" if options.get("patience") is None else "best")
     if min(options[name] for name in counts) < 1:
         *flags, last = (f"--{name.replace('_', '-')}" for name in counts)
         raise ValueError(f"train: {', '.join(flags)} and {last} want to be at least 1")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -15,12 +15,16 @@ from jaxnets.train.logging import CompileClock, JsonLines, progress, read_json_l
 from jaxnets.train.loop import every, fit
 from jaxnets.train.programs import DeviceResident, is_resident, runs_scanned
 from jaxnets.train.run import Run, check_config, newest_run
+from jaxnets.train.selection import Best
 from jaxnets.train.state import State
 from jaxnets.train.step import Step
-from jaxnets.train.weights import save_weights
+from jaxnets.train.weights import load_weights, save_weights
 from jaxnets.typing import Batch
 
 Arrays = Mapping[str, np.ndarray]
+
+MAY_CHANGE = ("steps", "checkpoint_every", "patience")
+"""What may differ from the configuration of the run that is gone on with: how far it goes, not where."""
 
 
 @runtime_checkable
@@ -74,9 +78,14 @@ def train(
     test: Arrays,
     resumed: bool,
     clock: CompileClock,
-    may_change: Sequence[str] = ("steps", "checkpoint_every"),
+    may_change: Sequence[str] = MAY_CHANGE,
+    better: tuple[str, Literal["min", "max"]] = ("loss", "min"),
 ) -> tuple[Run, State, dict[str, Any]]:
     """Trains for `config["steps"]` steps and keeps the run: configuration, metrics, checkpoints and weights.
+
+    Where `config["keep"]` is "best", the weights of the checkpoint with the best validation metric, the earliest of
+    equals, are what the run ends with. Where there is a `config["patience"]`, training ends once so many steps brought
+    nothing better. What was the best so far lies in `best.safetensors`, and a run that is gone on with knows it.
 
     Args:
       folder: Where it is kept.
@@ -90,9 +99,11 @@ def train(
       resumed: Whether the folder holds a run that is gone on with.
       clock: Made when the program began.
       may_change: What may differ from the configuration of the run that is gone on with.
+      better: The metric of the validation data that tells which weights are better, and where its best is.
 
     Returns:
-      The run, the last state, and the result, which is the last line of metrics.jsonl too.
+      The run, the last state, with the best weights where those are kept, and the result, which is the last line of
+      metrics.jsonl too.
 
     Raises:
       ValueError: If the configuration, the step, the data and the run do not fit one another; nothing is written then.
@@ -104,22 +115,36 @@ def train(
         if resumed:
             check_config(folder, config, may_change=may_change)
             state = _newest(folder, checkpoints, state, config["steps"])
+        best = _best(folder, config, better, resumed=resumed)
         # Nothing is written before this line, so that a command that is refused leaves no trace.
         run = Run(folder, config, may_change=tuple(config))
         if "scan" not in run.notes:
             run.note(scan=runs_scanned(step, state, data))
         lines = JsonLines(run / "metrics.jsonl", step=int(state.step))
 
-        def record(step: int, state: Any, metrics: dict[str, float]) -> None:
-            """Writes training and validation metrics of a moment."""
+        def record(step: int, state: Any, metrics: dict[str, float]) -> bool:
+            """Writes training and validation metrics of a moment, and tells whether to end."""
             measured = evaluate(state, validation)
             lines(step, state, {**metrics, **{f"validation_{name}": value for name, value in measured.items()}})
+            return best is not None and best(step, state, measured)
 
-        with progress(config["steps"]) as show, resumable(folder):
-            timed = [every(config["checkpoint_every"], each, at_end=True) for each in (checkpoints, record)]
-            callbacks = [show, *timed]
-            state, _ = fit(state, step, data, steps=config["steps"], callbacks=callbacks, scan=run.notes["scan"])
+        begun = int(state.step)
+        if best is not None and begun and begun % config["checkpoint_every"] == 0:
+            # A run may have been killed when it was saved, and not looked at yet; if it was, that changes nothing.
+            best(begun, state, evaluate(state, validation))
+        if best is None or not best.is_over(state.step):
+            with progress(config["steps"]) as show, resumable(folder):
+                timed = [every(config["checkpoint_every"], each, at_end=True) for each in (checkpoints, record)]
+                callbacks = [show, *timed]
+                state, _ = fit(state, step, data, steps=config["steps"], callbacks=callbacks, scan=run.notes["scan"])
 
+    kept: dict[str, Any] = {}
+    if best is not None and best.step is not None:
+        if best.is_over(state.step):
+            say(f"ended at step {int(state.step)}: {best.metric} was the best at step {best.step}")
+        if config.get("keep") == "best":
+            state = state.with_variables(load_weights(best.path, state.averages))
+            kept = {"best_step": best.step}
     with resumable(folder):
         save_weights(run / "weights.safetensors", state.averages)
         result = {
@@ -127,6 +152,7 @@ def train(
             "validation": evaluate(state, validation),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
             "steps": int(state.step),
+            **kept,
             "seconds": round(lines.seconds_before + clock.elapsed, 1),
             "compile_seconds": round(clock.seconds, 1),
         }
@@ -160,6 +186,19 @@ def weights_of(folder: Path) -> Path:
     if not weights.exists():
         raise ValueError(f"{folder} is unfinished: go on with train --resume --run {folder}")
     return weights
+
+
+def _best(
+    folder: Path, config: Mapping[str, Any], better: tuple[str, Literal["min", "max"]], *, resumed: bool
+) -> Best | None:
+    """What keeps the best weights, where they are asked for."""
+    if config.get("keep") != "best" and config.get("patience") is None:
+        return None
+    path = folder / "best.safetensors"
+    if path.exists() and not resumed:
+        raise ValueError(f"{path} is of a run that is not there: remove it, or name another folder")
+    metric, mode = better
+    return Best(path, metric=metric, mode=mode, patience=config.get("patience"))
 
 
 def _try(step: Step, state: State, data: Any) -> None:

@@ -20,14 +20,17 @@ def trained(made, tmp_path, monkeypatch):
     """Trains in `here`: (run, state, result)."""
     monkeypatch.chdir(tmp_path)
 
-    def call(resumed=False, step=made.step, **changes):
+    def measured(state, arrays):
+        return train.evaluate(made.eval_step, state, [arrays])
+
+    def call(resumed=False, step=made.step, evaluate=measured, **changes):
         return trainer.train(
             Path("here"),
             {**CONFIG, **changes},
             step,
             made.state(),
             made.data,
-            evaluate=lambda state, arrays: train.evaluate(made.eval_step, state, [arrays]),
+            evaluate=evaluate,
             validation=made.batch,
             test=made.arrays,
             resumed=resumed,
@@ -114,6 +117,97 @@ def test_an_interruption_after_training_says_how_to_go_on(trained, when):
     assert names == {"config.json", "metrics.jsonl", "checkpoints", "weights.safetensors"}
     _, _, result = trained(resumed=True)
     assert lines()[-1] == result
+
+
+LOSSES = {2: 0.9, 4: 0.5, 6: 0.7, 8: 0.6, 10: 0.5, 12: 0.4}
+BEST = {"keep": "best", "checkpoint_every": 2, "steps": 12}
+
+
+def by_step(state, arrays):
+    """A loss that is the best at step 4, and again at 12."""
+    return {"loss": LOSSES[int(state.step)]}
+
+
+def interrupted_at(step):
+    """The same, and Ctrl-C after some steps."""
+
+    def evaluate(state, arrays):
+        if int(state.step) == step:
+            raise KeyboardInterrupt
+        return by_step(state, arrays)
+
+    return evaluate
+
+
+def weights_at(trained, made, steps):
+    """The variables after so many steps of a run that keeps the last."""
+    _, state, result = trained(steps=steps, evaluate=by_step, checkpoint_every=2)
+    assert "best_step" not in result
+    assert not Path("here/best.safetensors").exists()
+    Path("here").rename(f"last-{steps}")
+    return made.digest(state.variables)
+
+
+def test_the_best_weights_are_kept_where_asked_for(made, trained):
+    at_4 = weights_at(trained, made, 4)
+    run, state, result = trained(evaluate=by_step, **{**BEST, "steps": 10})
+    assert (result["best_step"], result["steps"]) == (4, 10)  # the earlier of equals
+    assert made.digest(state.variables) == at_4
+    assert made.digest(train.load_weights(run / "weights.safetensors", state.variables)) == at_4
+    _, state, result = trained(resumed=True, evaluate=by_step, **BEST)  # from the last step on, not from the best
+    assert (result["best_step"], result["steps"]) == (12, 12)
+    last, _ = train.Checkpoints("here/checkpoints").restore(made.state())
+    assert made.digest(state.variables) == made.digest(last.variables)
+
+
+@pytest.mark.parametrize("step", [4, 6, 8])
+def test_patience_ends_a_run_that_was_interrupted_where_it_ends_the_whole(made, trained, capsys, step):
+    _, state, result = trained(evaluate=by_step, patience=4, **BEST)
+    assert (result["best_step"], result["steps"]) == (4, 8)
+    assert "ended at step 8: loss was the best at step 4" in capsys.readouterr().err
+    whole = made.digest(state)
+    Path("here").rename("whole")
+    with pytest.raises(KeyboardInterrupt, match="go on with: train --resume --run here"):
+        trained(evaluate=interrupted_at(step), patience=4, **BEST)
+    _, state, result = trained(resumed=True, evaluate=by_step, patience=4, **BEST)
+    assert (result["best_step"], result["steps"], made.digest(state)) == (4, 8, whole)
+    # It has ended, and says the same again; with more patience it goes on.
+    _, state, result = trained(resumed=True, evaluate=by_step, patience=4, **BEST)
+    assert (result["best_step"], result["steps"], made.digest(state)) == (4, 8, whole)
+    _, _, result = trained(resumed=True, evaluate=by_step, patience=8, **BEST)
+    assert (result["best_step"], result["steps"]) == (12, 12)
+
+
+def test_patience_alone_keeps_the_last(made, trained):
+    at_8 = weights_at(trained, made, 8)
+    _, state, result = trained(evaluate=by_step, patience=4, **{**BEST, "keep": "last"})
+    assert result["steps"] == 8
+    assert "best_step" not in result
+    assert made.digest(state.variables) == at_8
+
+
+def test_a_best_that_fits_nothing_is_refused_before_anything_is_written(made, trained):
+    with pytest.raises(ValueError, match="patience must be positive, got 0"):
+        trained(patience=0, **BEST)
+    assert not Path("here").exists()
+    Path("here").mkdir()
+    Path("here/best.safetensors").touch()
+    with pytest.raises(ValueError, match=r"best\.safetensors is of a run that is not there: remove it, or name"):
+        trained(**BEST)
+    assert [path.name for path in Path("here").iterdir()] == ["best.safetensors"]
+    Path("here/best.safetensors").unlink()
+    trained(evaluate=by_step, **{**BEST, "steps": 4})
+    with pytest.raises(ValueError, match='keep was "best", is now "last"'):
+        trained(resumed=True, **{**BEST, "keep": "last"})
+    Path("here/best.safetensors").write_bytes(b"short")
+    with pytest.raises(ValueError, match=r"best\.safetensors is not a whole safetensors file .*: put a good copy"):
+        trained(resumed=True, **BEST)
+
+
+def test_without_a_number_to_go_by_the_last_are_kept(made, trained):
+    _, _, result = trained(evaluate=lambda state, arrays: {"loss": float("nan")}, **{**BEST, "steps": 4})
+    assert result["steps"] == 4
+    assert "best_step" not in result
 
 
 def test_earlier_runs_are_found(tmp_path, monkeypatch):

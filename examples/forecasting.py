@@ -79,7 +79,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 RECURRENT = {"learning_rate": 2e-3, "features": 64, "dropout": 0.1}
 SHAPES: dict[str, dict[str, Any]] = {
-    "nlinear": {"learning_rate": 2e-3},
+    "nlinear": {"learning_rate": 1e-2},
     "dlinear": {"learning_rate": 2e-3, "revin": False},
     "lstm": RECURRENT,
     "gru": RECURRENT,
@@ -101,6 +101,7 @@ DEFAULTS = {
     "optimizer": "adamw",
     "schedule": "one_cycle",
     "weight_decay": 0.0,
+    "keep": "best",
     "seed": 0,
 }
 """What holds for all. At a resume the run's own configuration stands in place of these and of what suits."""
@@ -143,7 +144,7 @@ class Train(cli.Choosing):
     optimizer: Literal[train.OPTIMIZERS] | None = None  # type: ignore[valid-type]
     """The update rule, by its usual name. By default adamw."""
     learning_rate: float | None = None
-    """Its largest value. By default what suits the model: 0.002 for nlinear."""
+    """Its largest value. By default what suits the model: 0.01 for nlinear."""
     schedule: Literal[train.SCHEDULES] | None = None  # type: ignore[valid-type]
     """How the learning rate goes over the steps. By default one_cycle."""
     weight_decay: float | None = None
@@ -179,10 +180,13 @@ class Train(cli.Choosing):
             resumed=bool(old),
             clock=clock,
             may_change=[*trainer.MAY_CHANGE, *same_data],
+            better=("mae", "min"),
         )
-        train.save_weights(run / "bands.safetensors", task.bands(state, validation))
+        with trainer.resumable(folder):
+            train.save_weights(run / "bands.safetensors", task.bands(state, validation))
         tell(result, self.json, config.model, [series.note, f"run: {folder}"])
-        draw(run, task, state, series)
+        with trainer.resumable(folder):
+            draw(run, task, state, series)
 
     def resolved(self, series: jn.data.Series, old: Mapping[str, Any]) -> "Train":
         """Every option with a value: the one given, else that of the run resumed, else what suits data and model."""

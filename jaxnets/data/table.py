@@ -98,10 +98,10 @@ def _times(name: str, cells: Sequence[tuple[int, str]]) -> Shaped[np.ndarray, " 
     if steps_of_months[0] > 0 and np.all(steps_of_months == steps_of_months[0]):
         return months
     usual = int(np.median(steps))
-    wrong = int(np.argmax(steps != usual)) + 1
+    wrong, unit = int(np.argmax(steps != usual)) + 1, np.datetime_data(times.dtype)[0]
     raise ValueError(
         f"{name}, line {cells[wrong][0]}: {cells[wrong][1]} follows {cells[wrong - 1][1]}, but steps are mostly of "
-        f"{np.timedelta64(usual, np.datetime_data(times.dtype)[0])}: fill the gaps, or put the lines in order"
+        f"{np.array(usual, f'timedelta64[{unit}]')}: fill the gaps, or put the lines in order"
     )
 
 

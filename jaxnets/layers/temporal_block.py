@@ -65,16 +65,17 @@ class TemporalBlock(nn.Module):
         """
         if carry is not None and len(carry) != 2:
             raise ValueError(f"{label(self)}: carry has {len(carry)} parts but wants one for each convolution")
-        context = {"lengths": lengths, "starts": starts}
         y, carries = x, []
         for i, name in enumerate(("first", "second")):
-            y, part = self._conv(name, self.kernel_size, self.dilation)(y, carry=carry and carry[i], **context)
+            y, part = self._conv(name, self.kernel_size, self.dilation)(
+                y, lengths=lengths, starts=starts, carry=None if carry is None else carry[i]
+            )
             y = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(y))
             carries.append(part)
         if x.shape[-1] == self.features:
             x = ops.zero_padding(x, lengths).astype(y.dtype)
         else:
-            x, _ = self._conv("residual", 1, 1)(x, **context)
+            x, _ = self._conv("residual", 1, 1)(x, lengths=lengths, starts=starts)
         return ops.zero_padding(nn.relu(x + y), lengths), (carries[0], carries[1])
 
     def _conv(self, name: str, kernel_size: int, dilation: int) -> CausalConv:

@@ -52,7 +52,16 @@ SMALL = {"features": 64, "vocabulary": 20_000, "least": 2, "pairs": 0, "length":
 RECIPES: dict[str, dict[str, Any]] = {
     "docstrings": SMALL,
     "sst2": SMALL,
-    "imdb": {"features": 32, "vocabulary": 30_000, "least": 2, "pairs": 2**17, "length": 400, "steps": 2000},
+    "imdb": {
+        "model": "bag",
+        "features": 32,
+        "vocabulary": 30_000,
+        "least": 2,
+        "pairs": 2**18,
+        "length": 400,
+        "word_dropout": 0.5,
+        "steps": 3000,
+    },
 }
 """What suits the data; files of one's own are taken like the first."""
 
@@ -79,7 +88,7 @@ class Train(cli.Choosing):
     data: str | None = None
     """docstrings, sst2, imdb, a .tsv or .jsonl file, or a folder of such. By default docstrings."""
     model: Literal[tuple(READERS)] | None = None  # type: ignore[valid-type]
-    """What reads. By default attention."""
+    """What reads. By default what suits the data: attention for docstrings."""
     features: int | None = None
     """Its width. By default what suits the data: 64 for docstrings."""
     vocabulary: int | None = None
@@ -91,7 +100,7 @@ class Train(cli.Choosing):
     length: int | None = None
     """Words of a text; of a longer one the middle is left out. By default what suits the data: 200 for docstrings."""
     word_dropout: float | None = None
-    """Share of the words that are left out in training. By default 0.3."""
+    """Share of the words that are left out in training. By default what suits the data: 0.3 for docstrings."""
     dropout: float | None = None
     """Share of what is dropped before the logits in training. By default 0.5."""
     steps: int | None = None

@@ -19,7 +19,7 @@ from jaxnets.data.device import DeviceData
 from jaxnets.data.folder import picture_files
 from jaxnets.data.images import Images, load_images
 from jaxnets.data.labelled import Labelled, LabelledTexts, load_labelled
-from jaxnets.data.loader import Indexable, Loader, Seekable, batches
+from jaxnets.data.loader import ByStep, Indexable, Loader, Seekable, batches
 from jaxnets.data.long_memory import MemoryTask, memory_task
 from jaxnets.data.ragged import BucketLoader, bucket_bounds, pack, pad
 from jaxnets.data.series import Series, load_series
@@ -44,6 +44,7 @@ __all__ = [
     "SOURCES",
     "Augment",
     "BucketLoader",
+    "ByStep",
     "ByteTokenizer",
     "CharTokenizer",
     "DeviceData",

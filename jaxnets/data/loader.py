@@ -82,6 +82,33 @@ class Seekable(abc.ABC):
         self.step = step
 
 
+class ByStep(Seekable):
+    """Batches that something else gives by their number, such as a Grain `MapDataset` of batches.
+
+        dataset = grain.MapDataset.source(source).seed(0).shuffle().batch(64).repeat()
+        loader = ByStep(dataset, seed=0, batch_size=64)
+
+    >>> loader = ByStep([{"x": 3}, {"x": 4}])
+    >>> loader.seek(1)
+    >>> next(loader)
+    {'x': 4}
+    """
+
+    def __init__(self, batches: Any, **settings: Any):
+        """Stands at step 0.
+
+        Args:
+          batches: `batches[step]` is the batch of a step.
+          **settings: What decides the batches, for `state` and `settings`.
+        """
+        super().__init__(**settings)
+        self._batches = batches
+
+    def batch(self, step: int) -> Batch:
+        """The batch of this number."""
+        return self._batches[step]
+
+
 class Loader(Seekable):
     """Iterates over shuffled batches for ever.
 

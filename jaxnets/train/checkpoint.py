@@ -53,6 +53,7 @@ class Checkpoints:
         *,
         keep: int = 2,
         fingerprint: Mapping[str, Any] | None = None,
+        extra: Callable[[], Mapping[str, Any]] | None = None,
         report: Callable[[str], None] = _LOGGER.warning,
     ):
         """Opens a directory of checkpoints, which the first save makes.
@@ -64,6 +65,7 @@ class Checkpoints:
             the same on every process; must fit in JSON. A run that goes on with another one is refused. The number of
             processes is added as `processes`, unless it is there: where each process gives the whole batch, which does
             not hang on it, say 1. None checks nothing.
+          extra: Gives what else to keep at each save that is not told, such as where an iterator of batches stands.
           report: Told in one line of each checkpoint that cannot be used.
 
         Raises:
@@ -75,6 +77,7 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         self.keep = keep
         self.fingerprint = None if fingerprint is None else json.loads(json.dumps(fingerprint))
+        self.extra = extra or dict
         self.report = report
         self._manager: Any = None
         self._goes_on = False
@@ -88,7 +91,7 @@ class Checkpoints:
 
         Args:
           state: May be donated as soon as this returns.
-          extra: What else to keep; must fit in JSON.
+          extra: What else to keep; must fit in JSON. None for what the `extra` of the directory gives.
 
         Raises:
           ValueError: If this step or later ones are on the disk, and this instance restored none.
@@ -110,7 +113,9 @@ class Checkpoints:
         description = {path: [*_described(leaf), checksum_of_leaf(arrays[path])] for path, leaf in leaves.items()}
         keys = {path: str(jax.random.key_impl(leaf)) for path, leaf in leaves.items() if _is_key(leaf)}
         # As it will be read, where the keys of every dict are strings.
-        index = json.loads(json.dumps({"leaves": description, "keys": keys, "extra": dict(extra or {})}))
+        index = json.loads(
+            json.dumps({"leaves": description, "keys": keys, "extra": dict(self.extra() if extra is None else extra)})
+        )
         index["fingerprint"] = None if self.fingerprint is None else whole_fingerprint(self.fingerprint)
         index["checksum"] = checksum_of_index(index)
         manager = self._opened(step)

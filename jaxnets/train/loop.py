@@ -18,6 +18,7 @@ from jaxnets.train.processes import agreed, shared
 from jaxnets.train.programs import (
     DeviceResident,
     Sums,
+    from_host,
     in_place,
     is_resident,
     runs_scanned,
@@ -59,11 +60,25 @@ def fit(
     by signals: `fit` says so there, and a callback that returns True ends it. Processes that share the state stop
     together.
 
+    Batches may come from anywhere: PyTorch's `DataLoader` and Grain's datasets are iterables of them. To go on where it
+    stopped a run needs one that is told where to begin, as `data.ByStep` is, or that has a position to be saved:
+
+        fit(state, step, ByStep(dataset), steps=1000)  # a grain.MapDataset of batches
+
+        batches = iter(dataset)  # a grain.IterDataset of batches
+        position = lambda: {"data": batches.get_state()}
+        with Checkpoints(run / "checkpoints", extra=position) as checkpoints:
+            state, extra = checkpoints.restore(state) or (state, {})
+            if extra:
+                batches.set_state(extra["data"])
+            fit(state, step, batches, steps=1000, callbacks=[every(100, checkpoints)])
+
     Args:
       state: From `create`, or restored.
       step: From `make_step`; compiled here, once for every length of call.
-      data: Device-resident, or an iterable of NumPy batches. An iterable with `seek(step)` is told where to begin;
-        one that ends is begun again. A batch must not be written to once it was handed over.
+      data: Device-resident, or an iterable of batches, which are mappings of NumPy's arrays, or of others that NumPy
+        reads. An iterable with `seek(step)` is told where to begin; one that ends is begun again. A batch must not be
+        written to once it was handed over.
       steps: Where to stop, counted from the first step of all.
       callbacks: Called with (step, state, metrics). One made by `every` is given the state; a plain one runs after
         each call, one call late so that the device never waits, and is given None for the state, which is gone by then.
@@ -77,7 +92,7 @@ def fit(
 
     Raises:
       ValueError: If the data ends early or `scan` is asked of data from the host.
-      TypeError: If the data is neither a pytree with `batch` nor an iterable.
+      TypeError: If the data is neither a pytree with `batch` nor an iterable, or a batch is no mapping.
       MemoryError: If a device has too little memory, with what to change.
       DivergedError: If the guard kept too many steps in a row out, or in a sweep that of every member did.
       KeyboardInterrupt: After Ctrl-C; Terminated, which is one too, after SIGTERM.
@@ -198,7 +213,7 @@ def evaluate(eval_step: EvalStep, state: State, data: Iterable[Batch]) -> dict[s
     """
     program, totals, late = jax.jit(eval_step), _Totals(), None
     for batch in data:
-        late, ended = program(state, batch), late
+        late, ended = program(state, from_host("evaluate", batch)), late
         if ended is not None:
             totals.add(jax.device_get(ended))
     if late is None:

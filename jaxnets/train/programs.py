@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -135,7 +135,7 @@ def streamed_runner(step: Step, data: Any, done: int) -> Runner:
         nonlocal zeros
         sums = zeros
         for _ in range(count):
-            batch = next(batches)
+            batch = from_host("fit", next(batches))
             _tell_new_shapes(seen, batch, announced)
             if sums is None:
                 sums = zeros = _zeros(_sums_shape(step, state, batch))
@@ -154,6 +154,24 @@ def is_resident(data: Any) -> bool:
     if jax.tree_util.all_leaves([data]):
         raise TypeError(f"fit: device-resident data must be a pytree of its arrays, got {type(data).__name__}")
     return True
+
+
+def from_host(op: str, batch: Any) -> Batch:
+    """A batch of any library, its arrays as NumPy's where they are of a kind that JAX does not know, such as PyTorch's.
+
+    Raises:
+      TypeError: If it is no mapping.
+
+    >>> from_host("fit", {"x": np.ones(2)})
+    {'x': array([1., 1.])}
+    """
+    if not isinstance(batch, Mapping):
+        raise TypeError(f'{op}: a batch must be a mapping, such as {{"x": ..., "y": ...}}, got {type(batch).__name__}')
+    return jax.tree.map(lambda leaf: np.asarray(leaf) if _is_foreign(leaf) else leaf, batch)
+
+
+def _is_foreign(leaf: Any) -> bool:
+    return hasattr(leaf, "__array__") and not isinstance(leaf, np.ndarray | np.generic | jax.Array)
 
 
 def _tell_new_shapes(seen: set[Any], batch: Batch, expected: int) -> None:

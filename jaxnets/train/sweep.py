@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from jaxnets.train.loop import Callback, every, fit
-from jaxnets.train.programs import DeviceResident, is_resident
+from jaxnets.train.programs import DeviceResident, from_host, is_resident
 from jaxnets.train.state import State, initial_state, model_inputs
 from jaxnets.train.step import Metric, Step, make_step
 from jaxnets.typing import Batch
@@ -177,4 +177,4 @@ def _first_batch(data: Any) -> tuple[Batch, Any]:
     batch = next(batches, None)
     if batch is None:
         raise ValueError("sweep: data has no batch")
-    return batch, itertools.chain([batch], batches) if batches is data else data
+    return from_host("sweep", batch), itertools.chain([batch], batches) if batches is data else data

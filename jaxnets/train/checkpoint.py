@@ -7,19 +7,18 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.train.checksums import check_seal, checksum_of_index, checksum_of_leaf, seal
 from jaxnets.train.files import first_line, why_not_written
 from jaxnets.train.fingerprint import check_fingerprint, whole_fingerprint
+from jaxnets.train.leaves import check_keys, data_of, described, is_key, rebuilt
 from jaxnets.train.paths import check_same, flatten
-from jaxnets.train.processes import check_agreed, fetched, placed, shared
+from jaxnets.train.processes import check_agreed, fetched, shared
 from jaxnets.train.state import State
 
 _LOGGER = logging.getLogger(__name__)
@@ -105,13 +104,13 @@ class Checkpoints:
 
         leaves = flatten(state)
         # A copy of its own, since on a CPU a fetched array is a view of the buffer that is about to be donated.
-        numbers = fetched({path: _data(leaf) for path, leaf in leaves.items()})
+        numbers = fetched({path: data_of(leaf) for path, leaf in leaves.items()})
         if shared(state) and jax.process_index() != 0:
             self._saved = step
             return
         arrays = {path: np.array(array) for path, array in numbers.items()}
-        description = {path: [*_described(leaf), checksum_of_leaf(arrays[path])] for path, leaf in leaves.items()}
-        keys = {path: str(jax.random.key_impl(leaf)) for path, leaf in leaves.items() if _is_key(leaf)}
+        description = {path: [*described(leaf), checksum_of_leaf(arrays[path])] for path, leaf in leaves.items()}
+        keys = {path: str(jax.random.key_impl(leaf)) for path, leaf in leaves.items() if is_key(leaf)}
         # As it will be read, where the keys of every dict are strings.
         index = json.loads(
             json.dumps({"leaves": description, "keys": keys, "extra": dict(self.extra() if extra is None else extra)})
@@ -189,7 +188,7 @@ class Checkpoints:
                 self.report(f"checkpoint {self.directory / str(step)} cannot be used: {reason}")
                 continue
             self._saved, self._goes_on = step, True
-            return _rebuilt(template, arrays, index["keys"]), index["extra"]
+            return rebuilt(template, arrays, index["keys"]), index["extra"]
         return None
 
     def _opened(self, step: int) -> Any:
@@ -258,13 +257,13 @@ class Checkpoints:
         try:
             if self.fingerprint is not None:
                 check_fingerprint(f"restore: {folder}", index.get("fingerprint"), whole_fingerprint(self.fingerprint))
-            check_same(f"restore: {folder}", found, {path: _described(leaf) for path, leaf in leaves.items()})
+            check_same(f"restore: {folder}", found, {path: described(leaf) for path, leaf in leaves.items()})
         except ValueError as error:
             raise _MismatchError(str(error)) from None
-        data = {path: jax.eval_shape(_data, leaf) for path, leaf in leaves.items()}
+        data = {path: jax.eval_shape(data_of, leaf) for path, leaf in leaves.items()}
         target = {path: np.empty(like.shape, like.dtype) for path, like in data.items()}
         _check_stored(folder / "state", data)
-        _check_keys(index["keys"], leaves, data)
+        check_keys(index["keys"], leaves, data)
         with ocp.Checkpointer(ocp.StandardCheckpointHandler(**_by_itself()), **_by_itself()) as reader:
             arrays = reader.restore(folder / "state", args=ocp.args.StandardRestore(target))
         for path, (_, _, checksum) in index["leaves"].items():
@@ -297,44 +296,6 @@ def _check_stored(folder: Path, wanted: Mapping[str, Any]) -> None:
         pieces = stored.storage.chunk_shape if stored.storage else shape
         if tuple(stored.shape) != shape or math.prod(pieces) > math.prod(max(size, 1) for size in shape):
             raise ValueError(f"{path} is stored as {list(stored.shape)} in pieces of {list(pieces)}")
-
-
-def _check_keys(kinds: Mapping[str, str], leaves: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Raises ValueError unless the index has the PRNG keys of the template."""
-    dtypes = {
-        path: jax.eval_shape(partial(jax.random.wrap_key_data, impl=kinds[path]), data[path]).dtype for path in kinds
-    }
-    if dtypes != {path: leaf.dtype for path, leaf in leaves.items() if _is_key(leaf)}:
-        raise ValueError("index is damaged")
-
-
-def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _data(leaf: Any) -> Any:
-    """A leaf as plain numbers: typed PRNG keys by their words."""
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
-
-
-def _described(leaf: Any) -> tuple[list[int], str]:
-    return list(jnp.shape(leaf)), str(leaf.dtype if _is_key(leaf) else jnp.result_type(leaf))
-
-
-def _rebuilt(template: State, arrays: Mapping[str, np.ndarray], keys: Mapping[str, str]) -> State:
-    """The template's structure, key types and placement with the values of the arrays."""
-
-    def leaf(path: str, like: Any) -> Any:
-        # A copy: an array that shared NumPy's memory could not be donated.
-        array = jnp.array(arrays[path])
-        if path in keys:
-            array = jax.random.wrap_key_data(array, impl=keys[path])
-        # An array that was bound to no device stays so: programs compiled for the one do not fit the other.
-        bound = getattr(like, "committed", True) and getattr(like, "sharding", None)
-        return placed(array, bound, may_alias=None) if bound else array
-
-    leaves = [leaf(path, like) for path, like in flatten(template).items()]
-    return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
 @contextmanager

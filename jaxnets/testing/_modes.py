@@ -56,7 +56,7 @@ class _Lines:
         for n, a, direction in zip(self._moved, along, self.directions, strict=True):
             leaves[n] = leaves[n] + jnp.asarray(a, direction.dtype) * direction
         given = jax.tree.unflatten(self._structure, leaves)
-        y, carry = self._s.apply(given["params"], self._s.small._replace(x=given["x"], carry=given["carry"]))
+        y, carry = self._s.forward(given["params"], self._s.small._replace(x=given["x"], carry=given["carry"]))
         return differentiable({"y": y, "carry": carry})
 
     def loss(self, along: Any) -> Any:

@@ -34,6 +34,7 @@ def _in(s: Subject, dtype: str) -> tuple[Subject, Any]:
     other = copy.copy(s)
     if hasattr(s.layer, "dtype"):
         other.layer = s.layer.clone(dtype=dtype)
+        other.forward = jax.jit(other.apply)
     return other, s.small
 
 
@@ -46,7 +47,7 @@ def _types(s: Subject, dtype: str) -> Iterator[Difference]:
     for carry in (s.small.carry, s.fresh()):
         if dtype == "float64" and y_dtype == least:
             carry = widen(carry)
-        y, after = jax.eval_shape(other.apply, s.params, inputs._replace(carry=carry))
+        y, after = other.forward.eval_shape(s.params, inputs._replace(carry=carry))
         begin = "" if carry is not None else " from carry=None"
         if y.dtype != y_dtype:
             yield Difference("y", f"is {y.dtype}{begin}, not {y_dtype}")
@@ -59,13 +60,13 @@ def _narrowed(s: Subject) -> Iterator[Difference]:
     """Operations of a float64 program that give less: value and gradients alike."""
     other, inputs = _in(s, "float64")
     params, inputs = widen(s.params), inputs._replace(carry=widen(inputs.carry))
-    shapes = jax.eval_shape(other.apply, params, inputs)
+    shapes = other.forward.eval_shape(params, inputs)
     if shapes[0].dtype != np.float64:
         return  # The layer's own dtype, or already found.
     weights = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), differentiable(shapes))
     seen = set()
     for jaxpr, result in (
-        (jax.make_jaxpr(other.apply)(params, inputs), "y"),
+        (jax.make_jaxpr(other.forward)(params, inputs), "y"),
         (jax.make_jaxpr(other.derive)(params, inputs, weights), "gradient"),
     ):
         for equation in _equations(jaxpr.jaxpr):
@@ -101,7 +102,7 @@ def _bits(variable: Any) -> int:
 def _bfloat16(s: Subject) -> Iterator[Difference]:
     other, narrow = _in(s, "bfloat16")
     y, carry = s.weights(s.small)
-    shapes = jax.eval_shape(other.apply, s.params, narrow)
+    shapes = other.forward.eval_shape(s.params, narrow)
     weights = (y.astype(jnp.bfloat16), carry)
     seeds = jax.tree.map(lambda leaf, w: None if w is None else np.asarray(w, leaf.dtype), shapes, weights)
     got = s.jit(other.derive)(s.params, narrow, seeds)

@@ -55,6 +55,7 @@ class Subject:
         self.layer, self.spec, self.block, self.vocabulary = layer, spec, block, vocabulary
         self.tolerance, self.bfloat16_tolerance = tolerance, bfloat16_tolerance
         self.has_carry, self.has_starts, self._initial_carry = carry, starts, initial_carry
+        self._fresh: dict[tuple[int, bool], Any] = {}
         self.reverse = bool(getattr(layer, "reverse", False))
         _check(spec, block, vocabulary)
         self.rows, self.time = spec.shape[:2]
@@ -74,8 +75,8 @@ class Subject:
         self.params = variables.get("params", {})
         self.state = {name: value for name, value in variables.items() if name != "params"}
 
+        self.forward = jax.jit(self.apply)  # traced once for each shape, whatever is then made of it
         self.program = self.jit(self.derive)
-        self.forward = self.jit(self.apply)
         starting = np.zeros((self.rows, self.time), bool)
         starting[::2, block * (self.blocks // 2)] = True
         full = np.full(self.rows, self.time, np.int32)
@@ -99,13 +100,22 @@ class Subject:
             keywords["carry"] = inputs.carry
         return self.layer.apply({**state, "params": params}, inputs.x, **keywords)
 
-    def derive(self, params: Any, inputs: Inputs, weights: Any, wrap: Callable[..., Any] = lambda f: f) -> Any:
+    def derive(
+        self,
+        params: Any,
+        inputs: Inputs,
+        weights: Any,
+        *,
+        apply: Callable[..., Any] | None = None,
+        wrap: Callable[..., Any] = lambda f: f,
+    ) -> Any:
         """y, the carry, and the gradients of sum(weights * outputs) with respect to parameters, x and carry."""
+        apply = self.forward if apply is None else apply
         given = (params, inputs.x, inputs.carry)
 
         def call(floats: Any) -> Any:
             params, x, carry = jax.tree.map(lambda a, b: b if a is None else a, floats, given, is_leaf=_missing)
-            outputs = self.apply(params, inputs._replace(x=x, carry=carry))
+            outputs = apply(params, inputs._replace(x=x, carry=carry))
             return differentiable(outputs), outputs
 
         _, pull, (y, carry) = jax.vjp(wrap(call), differentiable(given), has_aux=True)
@@ -154,8 +164,12 @@ class Subject:
         """The carry of a new sequence: None, but where the caller must make room for it."""
         if self._initial_carry is None:
             return None
-        shape = (self.rows if rows is None else rows, 3 * self.time, *self.spec.shape[2:])
-        return self._initial_carry({**self.state, "params": self.params}, jax.ShapeDtypeStruct(shape, self.spec.dtype))
+        rows = self.rows if rows is None else rows
+        made = rows, bool(jax.config.jax_enable_x64)
+        if made not in self._fresh:
+            shape = jax.ShapeDtypeStruct((rows, 3 * self.time, *self.spec.shape[2:]), self.spec.dtype)
+            self._fresh[made] = self._initial_carry({**self.state, "params": self.params}, shape)
+        return self._fresh[made]
 
     @property
     def small(self) -> Inputs:
@@ -222,7 +236,7 @@ class Subject:
         x = jax.ShapeDtypeStruct((rows, time, *self.spec.shape[2:]), self.spec.dtype)
         lengths = jax.ShapeDtypeStruct((rows,), np.int32)
         starts = jax.ShapeDtypeStruct((rows, time), np.bool_) if self.has_starts else None
-        return jax.tree.leaves(jax.eval_shape(self.apply, self.params, Inputs(x, lengths, starts, self.fresh(rows)))[1])
+        return jax.tree.leaves(self.forward.eval_shape(self.params, Inputs(x, lengths, starts, self.fresh(rows)))[1])
 
     def _batch_axes(self) -> list[int | None]:
         few, more = (self._carry_shapes(rows, self.time) for rows in (self.rows, self.rows + 1))

@@ -32,7 +32,9 @@ def batch(s: Subject) -> Found:
     y, carry = s.apply(s.params, s.small)
     values = {"y": want["y"], "carry": want["carry"]}
     yield from labelled("without jax.jit", differences({"y": y, "carry": carry}, values, s.tolerance))
-    yield from labelled("without jax.jit", differences(s.derive(s.params, s.small, weights), want, s.tolerance))
+    yield from labelled(
+        "without jax.jit", differences(s.derive(s.params, s.small, weights, apply=s.apply), want, s.tolerance)
+    )
 
 
 def _row_by_row(s: Subject, weights: Any) -> Any:
@@ -63,8 +65,8 @@ def export(s: Subject) -> Found:
     params, inputs = _symbolic(s)
     fresh = inputs._replace(carry=None)
     if not s.has_capacity:
-        _exported(s.apply, (params, fresh))
-    weights = differentiable(jax.eval_shape(s.apply, params, inputs))
+        _exported(s.forward, (params, fresh))
+    weights = differentiable(s.forward.eval_shape(params, inputs))
     exported = _exported(s.derive, (params, inputs, weights))
 
     # Sizes that the program has never seen.

@@ -77,14 +77,14 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """What suits a data set; a csv is looked at for three seasons to forecast one."""
 
-RECURRENT = {"learning_rate": 2e-3, "features": 64, "dropout": 0.1}
+RECURRENT = {"learning_rate": 2e-3, "features": 64, "dropout": 0.1, "keep": "best"}
 SHAPES: dict[str, dict[str, Any]] = {
     "nlinear": {"learning_rate": 1e-2},
     "dlinear": {"learning_rate": 2e-3, "revin": False},
     "lstm": RECURRENT,
     "gru": RECURRENT,
-    "tcn": {"learning_rate": 2e-3, "features": 32, "depth": 6, "dropout": 0.1},
-    "patchtst": {"learning_rate": 5e-3, "features": 32, "depth": 2, "dropout": 0.2},
+    "tcn": {"learning_rate": 2e-3, "features": 32, "depth": 6, "dropout": 0.1, "keep": "best"},
+    "patchtst": {"learning_rate": 5e-3, "features": 32, "depth": 2, "dropout": 0.2, "keep": "best"},
 }
 """What suits the model."""
 
@@ -101,7 +101,6 @@ DEFAULTS = {
     "optimizer": "adamw",
     "schedule": "one_cycle",
     "weight_decay": 0.0,
-    "keep": "best",
     "seed": 0,
 }
 """What holds for all. At a resume the run's own configuration stands in place of these and of what suits."""
@@ -180,7 +179,6 @@ class Train(cli.Choosing):
             resumed=bool(old),
             clock=clock,
             may_change=[*trainer.MAY_CHANGE, *same_data],
-            better=("mae", "min"),
         )
         with trainer.resumable(folder):
             train.save_weights(run / "bands.safetensors", task.bands(state, validation))

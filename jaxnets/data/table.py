@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Shaped
 
-_TIME_NAMES = {"date", "time", "datetime", "timestamp", "ds", "year", "month", "week", "day", "hour", "period", "index"}
+_TIME_NAMES = {"date", "time", "datetime", "timestamp", "ds", "year"}
+"""Under these a number is a time: the year 2001, the day 20010203."""
 
 
 def read_csv(name: str, data: bytes) -> tuple[tuple[str, ...], Float[np.ndarray, "t c"], Shaped[np.ndarray, " t"]]:
@@ -41,7 +42,8 @@ def read_csv(name: str, data: bytes) -> tuple[tuple[str, ...], Float[np.ndarray,
     for line, row in body:
         if len(row) != len(header):
             raise ValueError(f"{name}, line {line} has {len(row)} cells but there are {len(header)} columns")
-    timed = header[0].lower() in _TIME_NAMES or (len(header) > 1 and _time(body[0][1][0]) is not None)
+    first = body[0][1][0]
+    timed = header[0].lower() in _TIME_NAMES or not (_is_number(first) or _time(first) is None)
     columns = header[timed:]
     if not columns:
         raise ValueError(f"{name} has no column of numbers, only {header[0]}")

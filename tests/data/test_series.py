@@ -109,11 +109,19 @@ def test_a_csv_without_times_and_with_quotes(tmp_path):
     assert series.times_after(2).tolist() == [3, 4]
 
 
+def test_numbers_are_times_under_a_name_of_time_alone(tmp_path):
+    path = tmp_path / "a.csv"
+    for header, columns in (("price", ("price", "b")), ("year", ("b",))):
+        path.write_text(f"{header},b\n2000,1\n2001,2\n2002,4\n")
+        assert data.load_series(path).columns == columns
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"", "a.csv is empty"),
         (b" \n", "a.csv is empty"),
+        (b",,\n,,\n", "a.csv has 0 lines of numbers"),
         (b"date,a\n2024\xff,1\n", "a.csv is not UTF-8: byte 0xff at 11"),
         (b"date,a\n2024-01-01,1\n", "a.csv has 1 lines of numbers below its names, wanted 2 or more"),
         (b"1,2\n3,4\n5,6\n", "has numbers in its first line, wanted the names"),

@@ -14,7 +14,7 @@ X = jnp.sin(jnp.arange(2 * 9 * 3.0)).reshape(2, 9, 3)
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("layer", [TemporalBlock(3, dilation=2), TemporalBlock(4, kernel_size=2)])
+@pytest.mark.parametrize("layer", [TemporalBlock(3, kernel_size=2, dilation=2)])
 def test_laws(layer):
     testing.check_sequence_layer(layer, compiler_options=testing.quick_compile())
 
@@ -39,24 +39,13 @@ def test_is_its_equation():
     np.testing.assert_allclose(y, want, **tolerance("float32"))
 
 
-@pytest.mark.exhaustive
 def test_a_stack_sees_as_far_as_is_said():
     layer = Stack(tuple(TemporalBlock(2, kernel_size=2, dilation=2**i) for i in range(2)))
     x = jnp.ones((1, 12, 2))
-    variables = jax.tree.map(jnp.abs, layer.init(jax.random.key(0), x))
-    gradient = jax.grad(lambda x: layer.apply(variables, x)[0][0, -1].sum())(x)
+    variables = jax.tree.map(np.abs, jax.jit(layer.init)(jax.random.key(0), x))
+    gradient = np.asarray(jax.jit(jax.grad(lambda x: layer.apply(variables, x)[0][0, -1].sum()))(x))
     seen = np.flatnonzero(np.abs(gradient[0]).sum(-1))
     np.testing.assert_array_equal(seen, np.arange(12 - (1 + 2 * (2 - 1) * (2**2 - 1)), 12))
-
-
-@pytest.mark.exhaustive
-def test_dropout_acts_in_training_alone():
-    layer = TemporalBlock(3, dropout=0.5)
-    variables = layer.init(jax.random.key(0), X)
-    keep, _ = layer.apply(variables, X)
-    drop, _ = layer.apply(variables, X, train=True, rngs={"dropout": jax.random.key(1)})
-    assert jnp.any(keep != drop)
-    np.testing.assert_array_equal(keep, layer.apply(variables, X)[0])
 
 
 def test_a_carry_of_another_layer_is_refused(own_errors):

@@ -103,7 +103,11 @@ def test_gradient_flow(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("columns", "times"), [(1, np.arange(30)), (3, np.arange("2020", "2050", dtype="datetime64[Y]"))]
+    ("columns", "times"),
+    [
+        (3, np.arange("2020", "2050", dtype="datetime64[Y]")),
+        pytest.param(1, np.arange(30), marks=pytest.mark.exhaustive),
+    ],
 )
 def test_forecast(tmp_path, columns, times):
     values = RNG.normal(size=(30, columns)).cumsum(0)

@@ -48,18 +48,35 @@ READERS: dict[str, tuple[Callable[[int], Any], str]] = {
 }
 """What reads the embedded words, and how its output is pooled."""
 
-SMALL = {"features": 64, "vocabulary": 20_000, "least": 2, "pairs": 0, "length": 200, "steps": 400}
+SMALL = {
+    "model": "bag",
+    "features": 64,
+    "vocabulary": 20_000,
+    "least": 1,
+    "pairs": 0,
+    "length": 200,
+    "word_dropout": 0.3,
+    "learning_rate": 5e-3,
+    "steps": 600,
+}
 RECIPES: dict[str, dict[str, Any]] = {
     "docstrings": SMALL,
-    "sst2": SMALL,
+    "sst2": {
+        **SMALL,
+        "model": "cnn",
+        "word_dropout": 0.5,
+        "learning_rate": 1e-3,
+        "steps": 1200,
+    },
     "imdb": {
-        "model": "bag",
+        **SMALL,
         "features": 32,
         "vocabulary": 30_000,
         "least": 2,
         "pairs": 2**18,
         "length": 400,
         "word_dropout": 0.5,
+        "learning_rate": 3e-3,
         "steps": 3000,
     },
 }
@@ -67,12 +84,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 DEFAULTS = {
     "data": "docstrings",
-    "model": "attention",
-    "word_dropout": 0.3,
     "dropout": 0.5,
     "batch_size": 64,
     "optimizer": "adamw",
-    "learning_rate": 3e-3,
     "schedule": "linear",
     "weight_decay": 0.01,
     "average": 0.99,
@@ -88,13 +102,13 @@ class Train(cli.Choosing):
     data: str | None = None
     """docstrings, sst2, imdb, a .tsv or .jsonl file, or a folder of such. By default docstrings."""
     model: Literal[tuple(READERS)] | None = None  # type: ignore[valid-type]
-    """What reads. By default what suits the data: attention for docstrings."""
+    """What reads. By default what suits the data: bag for docstrings."""
     features: int | None = None
     """Its width. By default what suits the data: 64 for docstrings."""
     vocabulary: int | None = None
     """How many words it knows at most. By default what suits the data: 20,000 for docstrings."""
     least: int | None = None
-    """How often a word occurs at least in the training data. By default 2."""
+    """How often a word occurs at least in the training data. By default what suits the data: 1 for docstrings."""
     pairs: int | None = None
     """Rows of the table of pairs of words; 0 for none. By default what suits the data: none for docstrings."""
     length: int | None = None
@@ -104,7 +118,7 @@ class Train(cli.Choosing):
     dropout: float | None = None
     """Share of what is dropped before the logits in training. By default 0.5."""
     steps: int | None = None
-    """Training steps in all. By default what suits the data: 400 for docstrings."""
+    """Training steps in all. By default what suits the data: 600 for docstrings."""
     schedule_steps: int | None = None
     """The schedule's horizon. By default --steps of the first run: more steps at a resume do not bend it."""
     batch_size: int | None = None
@@ -112,7 +126,7 @@ class Train(cli.Choosing):
     optimizer: Literal[train.OPTIMIZERS] | None = None  # type: ignore[valid-type]
     """The update rule, by its usual name. By default adamw."""
     learning_rate: float | None = None
-    """Its largest value. By default 0.003."""
+    """Its largest value. By default what suits the data: 0.005 for docstrings."""
     schedule: Literal[train.SCHEDULES] | None = None  # type: ignore[valid-type]
     """How the learning rate goes over the steps. By default linear."""
     weight_decay: float | None = None

@@ -41,7 +41,7 @@ def trained(example, reviews, tmp_path_factory):
     """The folder of a run that tells them apart."""
     folder = tmp_path_factory.mktemp("runs") / "reviews"
     options = ["--features", "16", "--batch-size", "32", "--steps", "120", "--learning-rate", "0.02", "--pairs", "64"]
-    options += ["--checkpoint-every", "60"]
+    options += ["--checkpoint-every", "60", "--model", "attention"]
     assert example.cli.main(example.COMMANDS, ["train", "--data", str(reviews), "--run", str(folder), *options]) == 0
     return folder
 
@@ -153,7 +153,7 @@ def test_an_epoch_compiles_once_for_each_bucket(example):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("model", ["bag", "cnn", "gru", "lstm", "bilstm", "transformer"])
+@pytest.mark.parametrize("model", ["cnn", "gru", "lstm", "bilstm", "transformer"])
 def test_every_reader(run, reviews, model):
     code, out, last = run("train", "--data", reviews, "--model", model, *SHORT, "--json")
     assert code == 0, last
@@ -223,7 +223,7 @@ def test_other_data_wants_the_same_classes_and_attention_a_reader_that_attends(t
 
 @pytest.mark.exhaustive
 def test_ctrl_c_and_resume_give_the_same_bits(run, interrupted, reviews):
-    options = ["--data", str(reviews), "--features", "8", "--batch-size", "8", "--model", "bag"]
+    options = ["--data", str(reviews), "--features", "8", "--batch-size", "8"]
     options += ["--steps", "3000", "--checkpoint-every", "1100"]
     assert run("train", *options, "--run", "whole")[0] == 0
     code, last = interrupted("train", *options, "--run", "cut")
@@ -237,5 +237,5 @@ def test_the_default_reads_docstrings(example, as_users_do, tmp_path):
     command = [sys.executable, example.__file__, "train", "--json", "--run", "run"]
     done = subprocess.run(command, cwd=tmp_path, env=as_users_do, check=True, capture_output=True, text=True)
     test = json.loads(done.stdout)["test"]
-    assert test["accuracy"] > 0.76
-    assert test["macro_f1"] > 0.75
+    assert test["accuracy"] > 0.8
+    assert test["macro_f1"] > 0.79

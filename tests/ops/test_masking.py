@@ -53,6 +53,17 @@ def test_masked_mean_is_over_the_steps_that_count():
     np.testing.assert_array_equal(gradient, np.nan_to_num(0 * y + 1) / np.maximum(COUNTS, 1)[:, None, None].astype("f"))
 
 
+def test_masked_max_is_over_the_steps_that_count():
+    y, lengths = padded() - 9, jnp.asarray(LENGTHS)  # all below 0
+    want = np.stack([row[:count].max(0) if count else np.zeros(3) for row, count in zip(y, COUNTS, strict=True)])
+    np.testing.assert_array_equal(ops.masked_max(jnp.asarray(y), lengths), want.astype("float32"))
+    np.testing.assert_array_equal(ops.masked_max(jnp.asarray(y[2:4])), y[2:4].max(1))
+    np.testing.assert_array_equal(ops.masked_max(jnp.zeros((2, 0, 3)), jnp.array([0, 4])), np.zeros((2, 3)))
+    gradient = jax.grad(lambda y: jnp.sum(ops.masked_max(y, lengths)))(jnp.asarray(y))
+    largest = (y == want[:, None].astype("float32")) & (COUNTS > 0)[:, None, None]
+    np.testing.assert_array_equal(gradient, largest.astype("float32"))
+
+
 def test_masked_mean_of_bfloat16_is_summed_in_float32():
     y = jnp.full((1, 1000, 1), 0.1, jnp.bfloat16)
     mean = ops.masked_mean(y)

@@ -12,6 +12,9 @@ from jaxnets import train
 from jaxnets.train import trainer
 from jaxnets.train.checksums import checksum_of_index
 
+# The libraries tell in their own way of a file that is damaged where there are no checksums of files.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 class Canary:
     """Unpickled, it makes a file."""

@@ -14,7 +14,7 @@ X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 12, 3)).cumsum(1), jnp.
 
 def made(name, horizon=4, quantiles=None, **options):
     """A small model."""
-    layer = {"recurrent": layers.GRU(5), "tcn": layers.TemporalBlock(5)}.get(name)
+    layer = {"recurrent": layers.GRU(5), "tcn": layers.TemporalBlock(16)}.get(name)
     if layer is not None:
         return models.SequenceForecaster(layer, horizon, quantiles=quantiles, **options)
     if name == "patchtst":

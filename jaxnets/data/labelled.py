@@ -93,7 +93,7 @@ def load_labelled(name_or_path: str | Path) -> LabelledTexts:
         if train is None or test is None:
             stem = "test" if train else "train"
             raise FileNotFoundError(f"load_labelled: {name} has no {stem}.tsv or {stem}.jsonl: add it")
-        return _of(name, read_labelled(train), dev and read_labelled(dev), read_labelled(test))
+        return _of(name, read_labelled(train), None if dev is None else read_labelled(dev), read_labelled(test))
     if not path.is_file():
         raise FileNotFoundError(
             f"load_labelled: {name!r} is neither one of {', '.join(_NAMED)}, nor a file, nor a folder"

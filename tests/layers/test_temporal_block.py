@@ -39,6 +39,7 @@ def test_is_its_equation():
     np.testing.assert_allclose(y, want, **tolerance("float32"))
 
 
+@pytest.mark.exhaustive
 def test_a_stack_sees_as_far_as_is_said():
     layer = Stack(tuple(TemporalBlock(2, kernel_size=2, dilation=2**i) for i in range(2)))
     x = jnp.ones((1, 12, 2))

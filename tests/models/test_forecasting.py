@@ -82,6 +82,7 @@ def test_nlinear_is_its_equation():
     np.testing.assert_allclose(model.apply(variables, X), want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_dlinear_is_its_equation():
     model = models.DLinear(4, kernel_size=5)
     variables = model.init(KEY, X)
@@ -156,6 +157,7 @@ def test_what_cannot_be_forecast(call, message, own_errors):
         call()
 
 
+@pytest.mark.exhaustive
 def test_a_wave_is_learnt():
     time = np.arange(300)
     wave = np.sin(2 * np.pi * time / 20)[:, None] + 0.01 * time[:, None]

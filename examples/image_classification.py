@@ -263,7 +263,8 @@ def recipe(images: jn.data.Images) -> dict[str, Any]:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """The configuration of a run of this program."""
-    fields = ("model", "data", "augment", "classes", "shape", "mean", "std")
+    names, lists = ("model", "data", "augment"), ("classes", "shape", "mean", "std")
+    fields = {**dict.fromkeys(names, str), **dict.fromkeys(lists, list)}
     return train.read_config(folder, fields=fields, choices={"model": MODELS, "augment": AUGMENTATIONS})
 
 

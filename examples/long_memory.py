@@ -293,7 +293,7 @@ class Task:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """The configuration of a run of this program."""
-    fields = ("data", "length", "model", "hidden", "init")
+    fields = {"data": str, "length": int | None, "model": str, "hidden": int, "init": str}
     return train.read_config(folder, fields=fields, choices={"data": RECIPES, "model": CELLS})
 
 

@@ -345,7 +345,8 @@ def cut(tokens: np.ndarray, time: int) -> dict[str, np.ndarray]:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """The configuration of a run of this program."""
-    fields = ("data", "model", "features", "depth", "dropout", "tokens", "vocabulary")
+    names, counts = ("data", "model", "tokens"), ("features", "depth", "vocabulary")
+    fields = {**dict.fromkeys(names, str), **dict.fromkeys(counts, int), "dropout": int | float}
     return train.read_config(folder, fields=fields, choices={"model": MODELS, "tokens": TOKENS})
 
 

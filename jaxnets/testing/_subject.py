@@ -55,7 +55,7 @@ class Subject:
         self.layer, self.spec, self.block, self.vocabulary = layer, spec, block, vocabulary
         self.tolerance, self.bfloat16_tolerance = tolerance, bfloat16_tolerance
         self.has_carry, self.has_starts, self._initial_carry = carry, starts, initial_carry
-        self._fresh: dict[tuple[int, bool], Any] = {}
+        self._fresh: dict[tuple[int, Any], Any] = {}
         self.reverse = bool(getattr(layer, "reverse", False))
         _check(spec, block, vocabulary)
         self.rows, self.time = spec.shape[:2]
@@ -165,7 +165,7 @@ class Subject:
         if self._initial_carry is None:
             return None
         rows = self.rows if rows is None else rows
-        made = rows, bool(jax.config.jax_enable_x64)
+        made = rows, jnp.result_type(float)  # another one where 64-bit types are on
         if made not in self._fresh:
             shape = jax.ShapeDtypeStruct((rows, 3 * self.time, *self.spec.shape[2:]), self.spec.dtype)
             self._fresh[made] = self._initial_carry({**self.state, "params": self.params}, shape)

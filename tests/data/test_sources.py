@@ -216,7 +216,8 @@ def test_real_files(source, real_data):
     if not (real_data / source.name).is_dir():
         pytest.skip(f"JAXNETS_DATA has no {source.name}")
     folder = real_data / source.name
-    present = [name for name in source.files if (folder / name).exists()]  # of a file that has several forms, one will do
+    # Of a file that has several forms, one will do.
+    present = [name for name in source.files if (folder / name).exists()]
     assert present
     for name in present:
         assert fetch(source, name) == folder / name

@@ -147,6 +147,7 @@ def test_checkpoints_rarer_than_steps_leave_a_record(run):
     assert (first["step"], set(last)) == (60, RESULT)
 
 
+@pytest.mark.exhaustive
 def test_resume_restores_every_option(run):
     options = ["--seed", "5", "--optimizer", "sgd", "--schedule", "constant", "--weight-decay", "0", "--mix", "mixup"]
     assert run("train", *SHORT, *options, "--smoothing", "0", "--run", "here")[0] == 0

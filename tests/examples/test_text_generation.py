@@ -92,16 +92,17 @@ def test_the_same_seed_writes_the_same(trained, run):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("model", "tokens"),
     [
         ("gru", "word"),
-        *(
-            pytest.param(model, tokens, marks=pytest.mark.exhaustive)
-            for model, tokens in [("transformer", "word"), ("rnn", "char"), ("mingru", "word"), ("lru", "byte")]
-        ),
-        pytest.param("hybrid", "char", marks=pytest.mark.exhaustive),
-        pytest.param("lstm", "subword", marks=pytest.mark.exhaustive),
+        ("transformer", "word"),
+        ("rnn", "char"),
+        ("mingru", "word"),
+        ("lru", "byte"),
+        ("hybrid", "char"),
+        ("lstm", "subword"),
     ],
 )
 def test_every_model_and_kind_of_token(run, text, model, tokens):

@@ -194,7 +194,7 @@ def test_the_tanh_network_forgets_and_gated_ones_do_not():
     assert json.loads(json.dumps(reports)) == reports
 
 
-@pytest.mark.parametrize("pooling", ["last", "none"])
+@pytest.mark.parametrize("pooling", [pytest.param("last", marks=pytest.mark.exhaustive), "none"])
 def test_the_flow_inside_a_classifier_is_that_of_its_own_loss(pooling):
     layer = layers.GRU(HIDDEN)
     model = models.SequenceClassifier(layer, outputs=2, pooling=pooling, encoder_features=5, hidden_features=3)

@@ -91,6 +91,7 @@ def test_streams_token_by_token_and_in_pieces(window):
     assert carry.k.shape[2] == (13 if window is None else window)
 
 
+@pytest.mark.exhaustive
 def test_a_row_that_does_not_fit_is_told_and_leaves_its_cache():
     layer = SelfAttention(2)
     variables, x = made(layer)

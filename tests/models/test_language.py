@@ -52,7 +52,9 @@ def test_law_of_precision(name):
     check(MODELS[name].clone(features=64), {"precision"})
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", ["hybrid", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("recurrent", "transformer"))]
+)
 def test_learns_to_count_and_decodes_what_it_learned(name):
     model, tokens = MODELS[name], (jnp.arange(12)[None, :] + jnp.arange(5)[:, None]) % 5
     variables = jax.jit(model.init)(jax.random.key(0), tokens)

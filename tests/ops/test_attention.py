@@ -15,6 +15,7 @@ from tests.reference import attention as reference
 from tests.reference.tolerance import tolerance
 
 IMPLEMENTATIONS = "xla", "chunked"
+usual_is_xla = pytest.mark.parametrize("implementation", ["xla", pytest.param("chunked", marks=pytest.mark.exhaustive)])
 
 
 @pytest.fixture(autouse=True)
@@ -157,7 +158,7 @@ def test_modes_agree_at_second_order(implementation):
         np.testing.assert_allclose(a, c, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@usual_is_xla
 def test_vmap_equals_the_loop(implementation):
     q, k, v = as_float32(draw(batch=3, time=6))
     weights = jnp.asarray(noise(3, 2, 6, 4, 3), jnp.float32)
@@ -189,7 +190,7 @@ def test_nothing_past_a_length_is_read(implementation):
     assert all(not jnp.any(g[0, 4:]) and not jnp.any(g[1]) for g in clean[1])
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@usual_is_xla
 def test_dropout(implementation):
     q, k, v = as_float32(draw(batch=1, time=40, heads=2, width=40, value=40))
     v, key = jnp.broadcast_to(jnp.eye(40)[None, :, None, :], v.shape), jax.random.key(3)

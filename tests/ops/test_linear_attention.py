@@ -94,7 +94,7 @@ def test_the_state_of_a_feature_map_may_be_wider_than_a_head():
     assert results[0][1].kv.shape == (BATCH, HEADS, 2 * H, V)
 
 
-@implementations
+@pytest.mark.parametrize("implementation", ["scan", pytest.param("chunked", marks=pytest.mark.exhaustive)])
 def test_second_derivatives_in_every_pair_of_modes(implementation, x64):
     arrays, cotangents = make_case(4, "float64")
     arrays, weight = tuple(x[:1, :, :1] for x in arrays[:4]), cotangents[0][:1, :, :1]

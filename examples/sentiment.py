@@ -172,10 +172,11 @@ class Train(cli.Choosing):
             may_change=[*trainer.MAY_CHANGE, *same_data],
             better=("accuracy", "max"),
         )
-        with replacing(run / "words.json") as part:
+        with trainer.resumable(folder), replacing(run / "words.json") as part:
             part.write_text(json.dumps(tokenizer.to_json()) + "\n")
         cli.tell(result, self.json, "\n".join(filter(None, [texts.note, f"run: {folder}"])))
-        draw(run, task, state, test, f"{config.model} on {texts.name}")
+        with trainer.resumable(folder):
+            draw(run, task, state, test, f"{config.model} on {texts.name}")
 
     def resolved(self, old: dict[str, Any]) -> "Train":
         """Every option with a value: the one given, else that of the run resumed, else what suits the data."""
@@ -454,7 +455,7 @@ def trained(folder: Path) -> tuple[Task, train.State, dict[str, Any]]:
     """The task, the weights as a state, and the configuration of a run that has ended."""
     config = read_run(folder)
     weights = trainer.weights_of(folder)
-    task = Task.of(config, jn.data.tokenizer_from_json(json.loads((folder / "words.json").read_text("utf-8"))))
+    task = Task.of(config, jn.data.read_tokenizer(folder / "words.json"))
     state = task.untrained()
     return task, state.with_variables(train.load_weights(weights, state.variables)), config
 

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from jaxnets.data.sources import SOURCES, fetch, local_path
-from jaxnets.data.table import decoded, read_csv, time_of
+from jaxnets.data.table import read_csv, time_of
+from jaxnets.data.text import decoded
 
 _DAY = 86_400
 _SEASONS = {3_600: 24, 1_800: 48, 900: 96, 600: 144, 60: 1_440, _DAY: 7, 7 * _DAY: 52}

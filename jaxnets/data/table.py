@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from jaxnets.data.text import decoded
+
 _TIME_NAMES = {"date", "time", "datetime", "timestamp", "ds", "year"}
 """Under these a number is a time: the year 2001, the day 20010203."""
 
@@ -50,22 +52,6 @@ def read_csv(name: str, data: bytes) -> tuple[tuple[str, ...], Float[np.ndarray,
     values = _numbers(name, columns, [(line, row[timed:]) for line, row in body])
     times = _times(name, [(line, row[0]) for line, row in body]) if timed else np.arange(len(body))
     return tuple(columns), values, times
-
-
-def decoded(name: str, data: bytes) -> str:
-    """The text that bytes in UTF-8 stand for.
-
-    Raises:
-      ValueError: If there is none, or they are not UTF-8.
-    """
-    if not data.strip():
-        raise ValueError(f"{name} is empty")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{name} is not UTF-8: byte {data[error.start]:#04x} at {error.start}; convert it first"
-        ) from error
 
 
 def time_of(text: str) -> str:

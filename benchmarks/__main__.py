@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks`, then `list`, `run`, `table` or `plot`."""
+"""The command line: `python -m benchmarks`, then `list`, `run`, `all`, `table` or `plot`."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from benchmarks import peers, report
+from benchmarks import peers, plan, report
 from benchmarks.case import Case, Device, Shape
 from benchmarks.cases import CASES
 from benchmarks.measure import Protocol, Record, measure
@@ -62,33 +62,15 @@ class Run:
 
     def __call__(self) -> None:
         """Measures, prints and writes; ends with code 1 if a contender failed or disagreed."""
-        if self.rounds < 1 or (self.seconds is not None and self.seconds <= 0):
-            raise ValueError(f"--rounds and --seconds must be positive, got {self.rounds} and {self.seconds}")
+        protocol = _protocol(self.device, self.rounds, self.seconds)
         cases = [_in_mode(case, self.mode) for case in _cases(self.cases)]
         chosen = [(case, _shapes(case, self.shape), self._peers(case)) for case in cases]
-        if self.out is not None:
-            self.out.mkdir(parents=True, exist_ok=True)
-        protocol = Protocol(self.device, self.rounds, self.seconds, say=lambda line: print(line, file=sys.stderr))
-        everything: list[Record] = []
-        for case, shapes, names in chosen:
-            records: list[Record] = []
-            for shape in shapes:
-                measured = measure(case, shape, names, protocol)
-                records += measured
-                if self.json:
-                    print("\n".join(map(json.dumps, measured)), flush=True)
-            if self.out is not None:
-                report.write(records, self.out / f"{case.name}.json")
-                _plot(records, self.out)
-            everything += records
-        if not self.json:
-            print(report.table(everything))
-        if any(record["status"] in ("failed", "disagrees") for record in everything):
-            sys.exit(1)
+        parts = [plan.Part(case, shape, names) for case, shapes, names in chosen for shape in shapes]
+        _measure(parts, protocol, self.out, self.json)
 
-    def _peers(self, case: Case) -> list[str]:
+    def _peers(self, case: Case) -> tuple[str, ...]:
         if self.peers is None:
-            return list(case.peers)
+            return case.peers
         names = [name for name in self.peers.split(",") if name]
         # A name may be there for the sake of another case.
         there = [name for name in names if name in case.peers or name not in peers.PEERS or peers.find(name).is_ours]
@@ -96,7 +78,35 @@ class Run:
             peers.find(name)
             if name not in there:
                 print(f"{case.name}: {name} has nothing for this case", file=sys.stderr)
-        return there
+        return tuple(there)
+
+
+@dataclasses.dataclass(frozen=True)
+class All:
+    """Measures every case: what the targets are about, and the first shape against every peer."""
+
+    full: bool = False
+    """Every shape, in every mode, against every peer."""
+    device: Device = "cpu"
+    """Where to run."""
+    json: bool = False
+    """Print a line of JSON for each contender and shape, in place of tables."""
+    out: Path | None = None
+    """A folder to write CASE.json and CASE.png to."""
+    rounds: int = 6
+    """How often each contender has its turn."""
+    seconds: float | None = None
+    """About how long a turn is; as each case asks if not given."""
+    debug: bool = False
+    """Let the traceback of a mistake through."""
+
+    def __call__(self) -> None:
+        """Measures, prints and writes; ends with code 1 if a contender failed or disagreed."""
+        protocol = _protocol(self.device, self.rounds, self.seconds)
+        parts = plan.everything() if self.full else plan.headline(self.device)
+        minutes = plan.minutes(parts, self.rounds, self.seconds, self.device)
+        protocol.say(f"{len(plan.by_case(parts))} cases at {len(parts)} shapes: about {minutes:.0f} minutes")
+        _measure(parts, protocol, self.out, self.json)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +140,38 @@ class Plot:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; without one the cases are listed."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    return cli.main({"list": List, "run": Run, "table": Table, "plot": Plot}, arguments or ["list"])
+    return cli.main(_COMMANDS, arguments or ["list"])
+
+
+_COMMANDS = {"list": List, "run": Run, "all": All, "table": Table, "plot": Plot}
+
+
+def _protocol(device: Device, rounds: int, seconds: float | None) -> Protocol:
+    if rounds < 1 or (seconds is not None and seconds <= 0):
+        raise ValueError(f"--rounds and --seconds must be positive, got {rounds} and {seconds}")
+    return Protocol(device, rounds, seconds, say=lambda line: print(line, file=sys.stderr))
+
+
+def _measure(parts: Sequence[plan.Part], protocol: Protocol, out: Path | None, lines: bool) -> None:
+    """Measures part after part; ends the process with code 1 if a contender failed or disagreed."""
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    everything: list[Record] = []
+    for name, own in plan.by_case(parts).items():
+        records: list[Record] = []
+        for case, shape, names in own:
+            measured = measure(case, shape, names, protocol)
+            records += measured
+            if lines:
+                print("\n".join(map(json.dumps, measured)), flush=True)
+        if out is not None:
+            report.write(records, out / f"{name}.json")
+            _plot(records, out)
+        everything += records
+    if not lines:
+        print(report.table(everything))
+    if any(record["status"] in ("failed", "disagrees") for record in everything):
+        sys.exit(1)
 
 
 def _cases(names: Sequence[str]) -> list[Case]:

@@ -28,7 +28,7 @@ class List:
         print("cases:")
         for case in CASES.values():
             group = f" (of {case.group})" if case.group else ""
-            print(f"  {case.name:14} {case.summary}{group}; {', '.join(shape.name for shape in case.shapes)}")
+            print(f"  {case.name:22} {case.summary}{group}; {', '.join(shape.name for shape in case.shapes)}")
         print("contenders:")
         for name, peer in peers.PEERS.items():
             lacking = f" (not installed: {', '.join(peer.lacking)})" if peer.lacking else ""

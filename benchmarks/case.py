@@ -72,6 +72,8 @@ class Case:
       modes: What is done at each shape, such as "forward"; the contenders' processes serve them one after the other.
       flops: The work in matrix products of a step, from a shape's parameters and the mode.
       seconds: About how long a turn is if nothing else is asked for.
+      unit: What a step makes or takes that is counted by the second, such as "tokens".
+      counted: The parameters whose product is how many of these there are in a step.
     """
 
     name: str
@@ -85,6 +87,8 @@ class Case:
     modes: tuple[str, ...] = ("",)
     flops: Callable[[Mapping[str, int], str], float] | None = None
     seconds: float = 0.4
+    unit: str = ""
+    counted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,5 +136,5 @@ class Contender(Protocol):
     def results(self) -> Arrays:
         """What must agree with ours, from the weights of the problem on; called once, before any `run`."""
 
-    def run(self, steps: int) -> None:
-        """Takes steps, and returns when the last is done."""
+    def run(self, steps: int) -> float | None:
+        """Takes steps, and returns when the last is done; the seconds that count, where not all do."""

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -71,6 +72,12 @@ def busy_seconds() -> float | None:
         int(ticks) for ticks in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
     )
     return (user + nice + system + interrupts + soft_interrupts + stolen) / os.sysconf("SC_CLK_TCK")
+
+
+def own_seconds() -> float:
+    """Processor time that this process and those it started, as far as they have ended, have had."""
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
 
 
 def cores() -> int:

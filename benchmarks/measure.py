@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -124,6 +125,9 @@ def _measure_mode(
         record = records[name]
         record["memory"]["process_peak_bytes"] = remote("memory")["peak_bytes"]
         record |= _timed(times[name], steps[name], turns[name].others)
+        if case.unit:
+            count = math.prod(record["parameters"][name] for name in case.counted)
+            record["per_second"] = {case.unit: count / record["times"]["median"]}
         if "flops" in record:
             peak = record["hardware"]["matmul_flops"]
             record["peak_fraction"] = record["flops"] / record["times"]["median"] / peak
@@ -252,7 +256,7 @@ class _Turns:
         before = machine.busy_seconds()
         answer = self._remote("run", steps=steps)
         after = machine.busy_seconds()
-        self._seconds += answer["seconds"]
+        self._seconds += answer["elapsed_seconds"]
         if before is None or after is None or self._taken is None:
             self._taken = None
         else:

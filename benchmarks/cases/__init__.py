@@ -3,12 +3,18 @@
 from benchmarks.case import Case
 from benchmarks.cases import (
     attention,
+    checkpoint,
     cnn,
     convolution,
+    generation,
     linear_recurrence,
+    loading,
     newton,
+    pooling,
     recurrent,
     resnet,
+    sharding,
+    startup,
     training,
     transformer,
     variants,
@@ -19,6 +25,7 @@ CASES: dict[str, Case] = {
     for case in (
         cnn.CASE,
         convolution.CASE,
+        pooling.CASE,
         resnet.CASE,
         recurrent.LSTM,
         recurrent.GRU,
@@ -30,7 +37,13 @@ CASES: dict[str, Case] = {
         attention.DECODE,
         attention.PREFILL,
         transformer.CASE,
+        generation.LSTM,
+        generation.TRANSFORMER,
         training.TRAINER,
         training.SWEEP,
+        loading.CASE,
+        checkpoint.CASE,
+        sharding.CASE,
+        startup.CASE,
     )
 }

@@ -44,4 +44,6 @@ CASE = Case(
     modes=("forward", "gradient"),
     flops=_flops,
     seconds=0.4,
+    unit="tokens",
+    counted=("batch", "time"),
 )

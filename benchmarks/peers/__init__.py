@@ -94,12 +94,45 @@ PEERS: dict[str, Peer] = {
     "jaxnets_bare": Peer(
         "its step in one compiled loop, nothing around", "benchmarks.peers.jaxnets", _OURS, options={"bare": True}
     ),
+    "jaxnets_streaming": Peer(
+        "token by token, read one by one",
+        "benchmarks.peers.jaxnets",
+        _OURS,
+        options={"streaming": True},
+        beside="jaxnets",
+    ),
+    "jaxnets_device": Peer(
+        "data that lives on the device", "benchmarks.peers.jaxnets", _OURS, options={"device": True}
+    ),
+    **{
+        f"jaxnets_{axis}": Peer(
+            f"the same over simulated devices, axis {axis!r}",
+            "benchmarks.peers.jaxnets",
+            _OURS,
+            options={"axis": axis},
+            devices=("cpu",),
+            beside="jaxnets",
+        )
+        for axis in ("data", "fsdp")
+    },
     "flax": Peer("Flax Linen and Optax, jitted step", "benchmarks.peers.flax", ("flax", *_JAX)),
     "jax": Peer("jax.nn, jitted", "benchmarks.peers.jax_nn", ("jax", "jaxlib", "numpy")),
     "nnx": Peer("Flax NNX, split and jitted", "benchmarks.peers.nnx", ("flax", *_JAX)),
     "haiku": Peer("Haiku, jitted", "benchmarks.peers.haiku", ("haiku", "jax", "jaxlib", "numpy")),
     "equinox": Peer("Equinox, jitted", "benchmarks.peers.equinox", ("equinox", *_JAX)),
     "torch": Peer("PyTorch, eager", "benchmarks.peers.torch", ("torch", "numpy")),
+    "grain": Peer("Grain, a MapDataset", "benchmarks.peers.grain", ("grain", "numpy")),
+    "orbax": Peer(
+        "Orbax, a CheckpointManager that waits",
+        "benchmarks.peers.orbax",
+        ("orbax.checkpoint", "jax", "numpy"),
+    ),
+    "orbax_async": Peer(
+        "the same, writing in the background",
+        "benchmarks.peers.orbax",
+        ("orbax.checkpoint", "jax", "numpy"),
+        options={"background": True},
+    ),
     "keras": Peer(
         "Keras 3 on JAX, train_on_batch or stateless_call",
         "benchmarks.peers.keras",

@@ -11,8 +11,25 @@ import numpy as np
 import optax
 
 from benchmarks.case import Contender, Problem
+from benchmarks.peers import flax_weights
 from benchmarks.peers.compiled import CompiledStep, nested
+from benchmarks.peers.flax_generation import generation
 from benchmarks.peers.layer import CompiledDecoder, CompiledLayer, blocks, split_heads
+from benchmarks.peers.started import Started
+
+__all__ = [
+    "attention",
+    "cnn",
+    "decode",
+    "generation",
+    "pooling",
+    "prefill",
+    "recurrent",
+    "resnet",
+    "startup",
+    "trainer",
+    "transformer",
+]
 
 
 class _SmallCNN(nn.Module):
@@ -91,6 +108,16 @@ def resnet(problem: Problem) -> Contender:
     return _training(problem, model, optax.sgd(0.01, momentum=0.9))
 
 
+def pooling(problem: Problem) -> Contender:
+    """`nn.max_pool`."""
+    return CompiledLayer(problem, dict, lambda params, x: (nn.max_pool(x, (2, 2), strides=(2, 2)), {}))
+
+
+def startup(problem: Problem) -> Contender:
+    """What a program of Flax imports at least."""
+    return Started("import jax, flax.linen")
+
+
 def trainer(problem: Problem) -> Contender:
     """A Python loop over a jitted step, the batches cut in NumPy."""
     return _PythonLoop(problem)
@@ -99,9 +126,9 @@ def trainer(problem: Problem) -> Contender:
 def recurrent(problem: Problem) -> Contender:
     """`nn.RNN` over its cell."""
     make, convert = {
-        "lstm": (nn.OptimizedLSTMCell, _lstm),
-        "gru": (nn.GRUCell, _gru),
-        "rnn": (nn.SimpleCell, _rnn),
+        "lstm": (nn.OptimizedLSTMCell, flax_weights.lstm),
+        "gru": (nn.GRUCell, flax_weights.gru),
+        "rnn": (nn.SimpleCell, flax_weights.rnn),
     }[problem.case]
     layer = nn.RNN(make(problem.parameters["hidden"]), return_carry=True)
 
@@ -249,36 +276,6 @@ def _decoder(problem: Problem) -> tuple[nn.Module, Any, dict[str, Any]]:
     shape = *problem.batch["x"].shape[:2], heads, width
     cache: dict[str, Any] = {f"cached_{name}": np.zeros(shape, np.float32) for name in ("key", "value")}
     return layer, params, {**cache, "cache_index": np.int32(0)}
-
-
-def _lstm(weights: Mapping[str, Any]) -> Any:
-    kernels, recurrent_kernels, biases = (
-        dict(zip("ifgo", jnp.split(weights[name], 4, axis=-1), strict=True))
-        for name in ("kernel", "recurrent_kernel", "bias")
-    )
-    return {
-        **{f"i{gate}": {"kernel": kernels[gate]} for gate in "ifgo"},
-        **{f"h{gate}": {"kernel": recurrent_kernels[gate], "bias": biases[gate]} for gate in "ifgo"},
-    }
-
-
-def _gru(weights: Mapping[str, Any]) -> Any:
-    kernels, recurrent_kernels, biases = (
-        dict(zip("rzn", jnp.split(weights[name], 3, axis=-1), strict=True))
-        for name in ("kernel", "recurrent_kernel", "bias")
-    )
-    return {
-        **{f"i{gate}": {"kernel": kernels[gate], "bias": biases[gate]} for gate in "rzn"},
-        **{f"h{gate}": {"kernel": recurrent_kernels[gate]} for gate in "rz"},
-        "hn": {"kernel": recurrent_kernels["n"], "bias": weights["recurrent_bias"]},
-    }
-
-
-def _rnn(weights: Mapping[str, Any]) -> Any:
-    return {
-        "i": {"kernel": weights["kernel"], "bias": weights["bias"]},
-        "h": {"kernel": weights["recurrent_kernel"]},
-    }
 
 
 def _training(problem: Problem, model: nn.Module, optimizer: optax.GradientTransformation) -> Contender:

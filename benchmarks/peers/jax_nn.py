@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.case import Contender, Problem
 from benchmarks.peers.layer import CompiledDecoder, CompiledLayer, blocks
+from benchmarks.peers.started import Started
 
 
 def attention(problem: Problem) -> Contender:
@@ -60,6 +61,11 @@ def transformer(problem: Problem) -> Contender:
         return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(y), labels[..., None], axis=-1))
 
     return CompiledLayer(problem, dict, apply, loss=loss)
+
+
+def startup(problem: Problem) -> Contender:
+    """JAX alone."""
+    return Started("import jax, jax.numpy")
 
 
 def _heads(problem: Problem, x: Any, name: str, weights: Mapping[str, Any] | None = None) -> Any:

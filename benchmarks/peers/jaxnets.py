@@ -15,7 +15,32 @@ import jaxnets as jn
 from benchmarks.case import Arrays, Contender, Problem
 from benchmarks.peers import fitted
 from benchmarks.peers.compiled import CompiledStep, flattened, nested
+from benchmarks.peers.host import checkpoint, loading, startup
 from benchmarks.peers.layer import CompiledDecoder, CompiledLayer
+from benchmarks.peers.written import written
+
+__all__ = [
+    "attention",
+    "checkpoint",
+    "cnn",
+    "convolution",
+    "decode",
+    "generation",
+    "linear_recurrence",
+    "loading",
+    "newton",
+    "pooling",
+    "prefill",
+    "recurrent",
+    "resnet",
+    "sharding",
+    "startup",
+    "sweep",
+    "trainer",
+    "transformer",
+    "variants",
+    "weights",
+]
 
 
 def _language_model(parameters: Mapping[str, int]) -> Any:
@@ -39,6 +64,11 @@ _MODELS: dict[str, Callable[[Mapping[str, int]], Any]] = {
     "decode": _attention,
     "prefill": _attention,
     "transformer": _language_model,
+    "lstm_generation": lambda parameters: jn.models.RecurrentLM(parameters["vocabulary"], parameters["features"]),
+    "transformer_generation": lambda parameters: _language_model(
+        {**parameters, "time": parameters["prompt"] + parameters["tokens"]}
+    ),
+    "sharding": fitted.model,
     "trainer": fitted.model,
     "sweep": fitted.model,
     "newton": lambda parameters: jn.layers.GRU(parameters["hidden"]),
@@ -65,11 +95,13 @@ def weights(problem: Problem) -> Arrays:
     if problem.case == "linear_recurrence":
         noise = np.random.default_rng(1).standard_normal(problem.batch["x"].shape, dtype=np.float32)
         return {"a": 1 / (1 + np.exp(-noise))}
+    if problem.case not in _MODELS:
+        return {}
     model = _MODELS[problem.case](problem.parameters)
     # The shapes alone: compiling the model's own initialisation takes longer than a step.
     shapes = jax.eval_shape(model.init, jax.random.key(0), problem.batch["x"])["params"]
     rng = np.random.default_rng(1)
-    gain = 1 / 3 if problem.case in ("lstm", "gru", "rnn", "newton", "variants") else 2
+    gain = 1 / 3 if problem.case in ("lstm", "gru", "rnn", "newton", "variants", "lstm_generation") else 2
     made: Arrays = {}
     for path, leaf in flattened(shapes).items():
         noise = rng.standard_normal(leaf.shape, dtype=np.float32)
@@ -99,6 +131,21 @@ def convolution(problem: Problem) -> Contender:
     """The layer by one of its implementations."""
     layer = _MODELS[problem.case](problem.parameters).copy(**problem.options)
     return CompiledLayer(problem, nested, lambda params, x: (layer.apply({"params": params}, x), {}))
+
+
+def pooling(problem: Problem) -> Contender:
+    """The op."""
+    return CompiledLayer(problem, dict, lambda params, x: (jn.ops.max_pool(x, 2), {}))
+
+
+def generation(problem: Problem) -> Contender:
+    """A model of language that writes on."""
+    return written(problem, _MODELS[problem.case](problem.parameters))
+
+
+def sharding(problem: Problem) -> Contender:
+    """The step on one device, or on a mesh of all."""
+    return _training(problem, optax.adam(1e-3), problem.options.get("axis"))
 
 
 def trainer(problem: Problem) -> Contender:
@@ -214,7 +261,9 @@ def _layer(problem: Problem, layer: Any) -> Contender:
     return CompiledLayer(problem, nested, apply, *lengths)
 
 
-def _training(problem: Problem, optimizer: optax.GradientTransformation) -> Contender:
+def _training(problem: Problem, optimizer: optax.GradientTransformation, axis: str | None = None) -> Contender:
+    if axis:
+        jax.config.update("jax_num_cpu_devices", problem.parameters["devices"])
     if problem.options.get("tuned"):
         jn.tune_cpu()
     model = _MODELS[problem.case](problem.parameters)
@@ -223,9 +272,13 @@ def _training(problem: Problem, optimizer: optax.GradientTransformation) -> Cont
     # Running statistics, which no step in training reads.
     collections = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes.collections)
     state = jn.train.State(np.int32(0), params, jax.jit(optimizer.init)(params), collections, None, key)
+    batch = problem.batch
+    if axis:
+        mesh = jn.sharding.make_mesh(**{"data": 1, axis: problem.parameters["devices"]})
+        state, batch = jn.sharding.place_state(state, mesh), jn.sharding.place_batch(batch, mesh)
 
     def logits(state: Any, batch: Any) -> Any:
         return model.apply(state.variables, batch["x"], train=True, mutable=list(state.collections))[0]
 
     step = jn.train.make_step(model, optimizer, lambda outputs, batch: jn.ops.cross_entropy(outputs, batch["y"]))
-    return CompiledStep(step, state, problem.batch, logits=logits, loss=lambda report: report["loss"].value)
+    return CompiledStep(step, state, batch, logits=logits, loss=lambda report: report["loss"].value)

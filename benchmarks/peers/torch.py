@@ -9,12 +9,30 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.case import Arrays, Contender, Problem
+from benchmarks.peers.drawn import Drawn
 from benchmarks.peers.eager import device_of, trial
+from benchmarks.peers.started import Started
 from benchmarks.peers.torch_attention import attention, decode, prefill, transformer
+from benchmarks.peers.torch_generation import generation
+from benchmarks.peers.torch_pooling import pooling
 
-__all__ = ["attention", "cnn", "convolution", "decode", "prefill", "recurrent", "resnet", "transformer"]
+__all__ = [
+    "attention",
+    "cnn",
+    "convolution",
+    "decode",
+    "generation",
+    "loading",
+    "pooling",
+    "prefill",
+    "recurrent",
+    "resnet",
+    "startup",
+    "transformer",
+]
 
 
 def cnn(problem: Problem) -> Contender:
@@ -53,6 +71,19 @@ def convolution(problem: Problem) -> Contender:
 def recurrent(problem: Problem) -> Contender:
     """The layer, batch first or time first, whichever is faster."""
     return _EagerRecurrence(problem)
+
+
+def loading(problem: Problem) -> Drawn:
+    """`DataLoader` over tensors in memory, which it takes row by row, in this process."""
+    tensors = TensorDataset(*(torch.from_numpy(problem.batch[name]) for name in "xy"))
+    loader = DataLoader(tensors, problem.parameters["batch"], shuffle=True, drop_last=True)
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    return Drawn(problem, lambda: dict(zip("xy", next(batches), strict=True)), "no workers")
+
+
+def startup(problem: Problem) -> Started:
+    """What a program of PyTorch imports at least."""
+    return Started("import torch")
 
 
 class _Block(nn.Module):

@@ -94,8 +94,9 @@ def test_resnet_agrees(capsys):
     [
         (
             ["run", "nope"],
-            "no case 'nope': there are cnn, convolution, resnet, lstm, gru, rnn, variants, linear_recurrence, newton, "
-            "attention, decode, prefill, transformer, trainer, sweep, recurrent, or all",
+            "no case 'nope': there are cnn, convolution, pooling, resnet, lstm, gru, rnn, variants, linear_recurrence, "
+            "newton, attention, decode, prefill, transformer, lstm_generation, transformer_generation, trainer, sweep, "
+            "loading, checkpoint, sharding, import, recurrent, generation, startup, or all",
         ),
         (["run", "cnn", "--peers", "flax,nope"], "no peer 'nope': there are jaxnets"),
         (["run", "cnn", "--peers", "./nope.py"], "there is no such file"),

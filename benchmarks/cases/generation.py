@@ -1,0 +1,52 @@
+"""Text from models of language: a prompt, and the likeliest tokens after it, one from another."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from benchmarks.case import Arrays, Case, Shape
+
+
+def _prompts(parameters: Mapping[str, int]) -> Arrays:
+    """Tokens `x` [batch, prompt]."""
+    shape = parameters["batch"], parameters["prompt"]
+    return {"x": np.random.default_rng(0).integers(parameters["vocabulary"], size=shape, dtype=np.int32)}
+
+
+def _case(name: str, summary: str, peers: tuple[str, ...], **sizes: int) -> Case:
+    return Case(
+        name=name,
+        summary=summary,
+        shapes=tuple(
+            Shape(
+                f"batch {batch}",
+                {"batch": batch, "prompt": 32, "tokens": 128, "vocabulary": 256, **sizes},
+                ours=("jaxnets", "jaxnets_streaming"),
+            )
+            for batch in (1, 16)
+        ),
+        peers=peers,
+        # The tokens themselves.
+        agreement={"y": 0.0},
+        batch=_prompts,
+        group="generation",
+        modes=("forward",),
+        unit="tokens",
+        counted=("batch", "tokens"),
+    )
+
+
+LSTM = _case(
+    "lstm_generation",
+    "a prompt and 128 tokens more by an LSTM with tied weights",
+    ("torch", "flax"),
+    features=512,
+)
+TRANSFORMER = _case(
+    "transformer_generation",
+    "a prompt and 128 tokens more by a Transformer with its cache",
+    ("flax",),
+    features=256,
+    heads=4,
+    depth=4,
+)

@@ -31,6 +31,32 @@ def maps_large_blocks():
 """
 
 
+HEAPS = """
+import ctypes, os, sys, tempfile, threading
+from jaxnets import tune_cpu
+
+libc = ctypes.CDLL(None)
+libc.fopen.restype, libc.fclose.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+libc.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
+
+def heaps(threads):
+    # A thread that allocates while the others live takes a heap of its own if it may.
+    meet = threading.Barrier(threads)
+    def work():
+        meet.wait()
+        libc.malloc(100_000)
+        meet.wait()
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    for worker in workers: worker.start()
+    for worker in workers: worker.join()
+    with tempfile.NamedTemporaryFile() as told:
+        file = libc.fopen(told.name.encode(), b"w")
+        libc.malloc_info(0, file)
+        libc.fclose(file)
+        return told.read().count(b"<heap nr")
+"""
+
+
 def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
@@ -43,6 +69,15 @@ def test_memory_is_kept_until_it_is_undone():
         "print(maps_large_blocks()); undo = tune_cpu(); print(maps_large_blocks()); undo(); print(maps_large_blocks())"
     )
     assert run(MAPPED + uses).split() == ["True", "False", "True"]
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_info"), reason="needs glibc to look into"
+)
+def test_threads_share_a_heap_for_each_core():
+    uses = "print(heaps(4 * os.cpu_count()) > os.cpu_count() + 1)"
+    assert run(HEAPS + uses).split() == ["True"]
+    assert run(HEAPS + "tune_cpu();" + uses).split() == ["False"]
 
 
 def test_devices_are_made_before_the_first_computation():

@@ -3,7 +3,9 @@
     python -m tests.campaigns.long_run
 
 Reads what Linux tells of the process in /proc. What is compared is each moment after the warm-up, a fifth of the run,
-with the end of that; the memory is the process's own, without what it shares with files.
+with the end of that; the memory is the process's own, without what it shares with files. It calls `tune_cpu`, as the
+trainers do: without, each of the many heaps of glibc grows to the largest use that ever fell to its threads, by 1.9 to
+2 % in all, though what is in use stays the same.
 """
 
 import os
@@ -16,7 +18,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxnets import data, layers, models, ops, train
+from jaxnets import data, layers, models, ops, train, tune_cpu
 
 ROWS, BATCH, TIME, FEATURES, CLASSES = 512, 16, 8, 4, 3
 
@@ -88,6 +90,7 @@ def moment(ledger):
 
 
 if __name__ == "__main__":
+    tune_cpu()
     sentence, good = campaign(10_000, 100)
     print(sentence)
     sys.exit(not good)

@@ -337,7 +337,7 @@ class Task:
         named = probabilities.argmax(-1)
         return {
             "loss": float(-np.log(np.maximum(probabilities[np.arange(len(y)), y], 1e-30)).mean()),
-            "accuracy": float((named == y).mean()),
+            "accuracy": float(train.accuracy(probabilities, {"y": y}).value),
             "macro_f1": train.macro_f1(y, named, len(self.classes)),
             "calibration_error": train.expected_calibration_error(probabilities, y),
         }

@@ -10,7 +10,6 @@ python examples/text_generation.py predict --run runs/stdlib --prompt "def main(
 import dataclasses
 import functools
 import json
-import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -302,9 +301,9 @@ class Task:
         read = jax.device_get(self.read(state.averages, {name: array[:, None] for name, array in blocks.items()}))
         carried = float(read.value)
         result = {"nats": nats, "nats_carried": carried}
-        result["bits"] = carried / math.log(2) * len(tokens) / int(part["characters"])
+        result["bits"] = train.bits_per_character(carried, tokens=len(tokens), characters=int(part["characters"]))
         if self.words:
-            result["perplexity"] = math.exp(carried)
+            result["perplexity"] = train.perplexity(carried)
         return result
 
     @functools.cached_property

@@ -5,6 +5,7 @@ from jaxnets.train.checkpoint import Checkpoints
 from jaxnets.train.forecast_metrics import coverage, mae, mase, mse, naive_forecast, naive_scale
 from jaxnets.train.guard import DivergedError, Guard, GuardState
 from jaxnets.train.interruption import Terminated
+from jaxnets.train.language_metrics import bits_per_character, perplexity
 from jaxnets.train.ledger import Compilation, CompileLedger
 from jaxnets.train.logging import CompileClock, JsonLines, progress, read_json_lines, to_json
 from jaxnets.train.loop import evaluate, every, fit
@@ -56,6 +57,7 @@ __all__ = [
     "TensorBoard",
     "Terminated",
     "accuracy",
+    "bits_per_character",
     "by_path",
     "calibration",
     "carried",
@@ -86,6 +88,7 @@ __all__ = [
     "new_run",
     "newest_run",
     "optimizer",
+    "perplexity",
     "plots",
     "predict",
     "progress",

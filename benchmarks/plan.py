@@ -10,6 +10,8 @@ from benchmarks.cases import CASES
 
 # Of a contender at one shape: imports, compiling and what is checked, two at a time.
 _BEGINNING = 6.0
+# In each mode, of one that has a C++ compiler make its program.
+_COMPILER = 20.0
 # Rounds that a contender warms up for.
 _WARM_UP = 3
 
@@ -58,6 +60,7 @@ def minutes(parts: Sequence[Part], rounds: int, seconds: float | None = None, de
     for case, shape, names in parts:
         ours = [name for name in shape.ours if device in peers.find(name).devices]
         turn = case.seconds if seconds is None else seconds
-        turns = len(case.modes) * (rounds + _WARM_UP)
-        total += len(dict.fromkeys([*ours, *names])) * (_BEGINNING + turns * turn)
+        for name in dict.fromkeys([*ours, *names]):
+            begins = _COMPILER if peers.find(name).compiler else 0.0
+            total += _BEGINNING + len(case.modes) * (begins + (rounds + _WARM_UP) * turn)
     return total / 60

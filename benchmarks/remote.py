@@ -106,6 +106,7 @@ def environment(device: Device) -> dict[str, str]:
         "JAX_PLATFORMS": _PLATFORMS[device],
         # A cache would make the compile time a matter of what ran before.
         "JAX_ENABLE_COMPILATION_CACHE": "false",
+        "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
         # Several processes share the GPU, and single precision is meant.
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         **({"JAX_DEFAULT_MATMUL_PRECISION": "highest"} if device == "gpu" else {}),

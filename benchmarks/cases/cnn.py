@@ -12,7 +12,7 @@ CASE = Case(
         Shape("batch 32", {"batch": 32, "size": 28, "channels": 1}),
         Shape("batch 128", {"batch": 128, "size": 28, "channels": 1}, ours=("jaxnets", "jaxnets_tuned")),
     ),
-    peers=tuple(_PEERS),
+    peers=(*_PEERS, "torch_compiled"),
     agreement={"logits": 1e-4, "losses": 1e-4},
     batch=images.batch,
     targets=(

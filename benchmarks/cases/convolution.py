@@ -43,7 +43,7 @@ CASE = Case(
         )
         for size in _SIZES
     ),
-    peers=("torch",),
+    peers=("torch", "torch_compiled"),
     agreement={"y": 1e-5, "loss": 1e-5, "x": 1e-4, "kernel": 1e-4, "bias": 1e-4},
     batch=_batch,
     modes=("forward", "gradient"),

@@ -21,7 +21,7 @@ CASE = Case(
     shapes=tuple(
         Shape("x".join(map(str, size)), dict(zip(("batch", "size", "channels"), size, strict=True))) for size in _SIZES
     ),
-    peers=("torch", "flax"),
+    peers=("torch", "torch_compiled", "flax"),
     agreement={"y": 0.0, "loss": 1e-5, "x": 1e-6},
     batch=_batch,
     modes=("forward", "gradient"),

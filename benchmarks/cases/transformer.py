@@ -38,7 +38,7 @@ CASE = Case(
     name="transformer",
     summary="a causal Transformer with learned positions and tied weights: its logits, or its loss and all gradients",
     shapes=tuple(Shape("x".join(map(str, size)), dict(zip(_AXES, size, strict=True))) for size in _SIZES),
-    peers=("torch", "jax", "flax", "nnx", "keras", "equinox"),
+    peers=("torch", "torch_compiled", "jax", "flax", "nnx", "keras", "equinox"),
     agreement={"y": 1e-4, "loss": 1e-5} | dict.fromkeys(_WEIGHTS, 1e-4),
     batch=batch,
     modes=("forward", "gradient"),

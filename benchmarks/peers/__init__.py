@@ -2,6 +2,9 @@
 
 import importlib
 import importlib.util
+import os
+import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +25,7 @@ class Peer:
       options: Handed on in `Problem.options`.
       devices: Where it makes sense.
       beside: The one contender that it is compared with; "" for one that is compared with all.
+      compiler: Whether it needs a C++ compiler.
     """
 
     summary: str
@@ -30,6 +34,7 @@ class Peer:
     options: Mapping[str, Any] = field(default_factory=dict)
     devices: tuple[Device, ...] = ("cpu", "gpu")
     beside: str = ""
+    compiler: bool = False
 
     @property
     def is_ours(self) -> bool:
@@ -38,8 +43,13 @@ class Peer:
 
     @property
     def lacking(self) -> tuple[str, ...]:
-        """The packages that are not installed."""
-        return tuple(name for name in self.packages if importlib.util.find_spec(name) is None)
+        """What is not installed: packages, and the compiler where it needs one."""
+        missing = tuple(name for name in self.packages if importlib.util.find_spec(name) is None)
+        # As PyTorch chooses it.
+        compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+        if self.compiler and shutil.which(compiler) is None:
+            missing += (f"a C++ compiler ({compiler}, or what CXX names)",)
+        return missing
 
     def load(self) -> ModuleType:
         """The module, imported; only ever in the contender's own process."""
@@ -121,6 +131,13 @@ PEERS: dict[str, Peer] = {
     "haiku": Peer("Haiku, jitted", "benchmarks.peers.haiku", ("haiku", "jax", "jaxlib", "numpy")),
     "equinox": Peer("Equinox, jitted", "benchmarks.peers.equinox", ("equinox", *_JAX)),
     "torch": Peer("PyTorch, eager", "benchmarks.peers.torch", ("torch", "numpy")),
+    "torch_compiled": Peer(
+        "PyTorch by torch.compile",
+        "benchmarks.peers.torch",
+        ("torch", "numpy"),
+        options={"compiled": True},
+        compiler=True,
+    ),
     "grain": Peer("Grain, a MapDataset", "benchmarks.peers.grain", ("grain", "numpy")),
     "orbax": Peer(
         "Orbax, a CheckpointManager that waits",

@@ -1,4 +1,4 @@
-"""PyTorch, eager, on every core; the faster memory layout and optimizer are found by trying."""
+"""PyTorch, eager or compiled, on every core; the faster memory layout and optimizer are found by trying."""
 
 import itertools
 from collections import OrderedDict
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.case import Arrays, Contender, Problem
 from benchmarks.peers.drawn import Drawn
-from benchmarks.peers.eager import device_of, trial
+from benchmarks.peers.eager import compiled, device_of, first_seconds, trial
 from benchmarks.peers.started import Started
 from benchmarks.peers.torch_attention import attention, decode, prefill, transformer
 from benchmarks.peers.torch_generation import generation
@@ -124,7 +124,6 @@ class _ResNet(nn.Module):
 
 
 class _EagerStep:
-    compile_seconds = None
     program_bytes = None
 
     def __init__(
@@ -147,6 +146,8 @@ class _EagerStep:
         layout, fused = min(seconds, key=seconds.__getitem__)
         build(layout, fused)
         self.variant = f"{layout}, {'fused' if fused else 'plain'} optimizer"
+        self._network = compiled(problem, self._network)
+        self.compile_seconds = first_seconds(problem, self._loss)
 
     def results(self) -> Arrays:
         with torch.no_grad():
@@ -160,15 +161,18 @@ class _EagerStep:
             torch.cuda.synchronize()
 
     def _step(self) -> torch.Tensor:
+        loss = self._loss()
+        self._optimizer.step()
+        return loss
+
+    def _loss(self) -> torch.Tensor:
         self._optimizer.zero_grad()
         loss = functional.cross_entropy(self._network(self._x), self._y)
         loss.backward()
-        self._optimizer.step()
         return loss
 
 
 class _EagerConvolution:
-    compile_seconds = None
     program_bytes = None
 
     def __init__(self, problem: Problem):
@@ -189,6 +193,8 @@ class _EagerConvolution:
             seconds[layout] = trial(self.run)
         self.variant = min(seconds, key=seconds.__getitem__)
         build(self.variant)
+        self._layer = compiled(problem, self._layer)
+        self.compile_seconds = first_seconds(problem, self._step)
 
     def results(self) -> Arrays:
         if self._forward:
@@ -212,7 +218,6 @@ class _EagerConvolution:
 
 
 class _EagerRecurrence:
-    compile_seconds = None
     program_bytes = None
 
     def __init__(self, problem: Problem):
@@ -241,6 +246,8 @@ class _EagerRecurrence:
             seconds[layout] = trial(self.run)
         self.variant = min(seconds, key=seconds.__getitem__)
         build(self.variant)
+        self._layer = compiled(problem, self._layer)
+        self.compile_seconds = first_seconds(problem, self._step)
 
     def results(self) -> Arrays:
         found: dict[str, torch.Tensor]

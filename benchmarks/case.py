@@ -71,6 +71,7 @@ class Case:
       group: The group it belongs to, if any.
       modes: What is done at each shape, such as "forward"; the contenders' processes serve them one after the other.
       flops: The work in matrix products of a step, from a shape's parameters and the mode.
+      moved: The bytes that a step must at least read from memory and write to it, from the same.
       seconds: About how long a turn is if nothing else is asked for.
       unit: What a step makes or takes that is counted by the second, such as "tokens".
       counted: The parameters whose product is how many of these there are in a step.
@@ -86,6 +87,7 @@ class Case:
     group: str = ""
     modes: tuple[str, ...] = ("",)
     flops: Callable[[Mapping[str, int], str], float] | None = None
+    moved: Callable[[Mapping[str, int], str], float] | None = None
     seconds: float = 0.4
     unit: str = ""
     counted: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks import machine, peers
 from benchmarks.case import Arrays, Case, Device, Shape
-from benchmarks.peak import matmul_flops
+from benchmarks.peak import limits
 from benchmarks.remote import ContenderError, Remote
 
 Record = dict[str, Any]
@@ -52,8 +52,8 @@ def measure(case: Case, shape: Shape, names: Sequence[str], protocol: Protocol) 
     """
     ours = [name for name in shape.ours if protocol.device in peers.find(name).devices]
     load, hardware = os.getloadavg()[0], machine.hardware(protocol.device)
-    if case.flops is not None:
-        hardware["matmul_flops"] = matmul_flops(protocol.device)
+    if case.flops or case.moved:
+        hardware |= limits(protocol.device)
     common = {
         "case": case.name,
         "shape": shape.name,
@@ -81,9 +81,10 @@ def measure(case: Case, shape: Shape, names: Sequence[str], protocol: Protocol) 
                     raise
                 faults[name] = _failed(error)
         for mode in case.modes:
-            flops = {} if case.flops is None else {"flops": case.flops(shape.parameters, mode)}
+            counts = {"flops": case.flops, "moved_bytes": case.moved}
+            work = {name: count(shape.parameters, mode) for name, count in counts.items() if count is not None}
             found = {
-                name: {**common, "mode": mode, "contender": name, **flops, **faults.get(name, {})}
+                name: {**common, "mode": mode, "contender": name, **work, **faults.get(name, {})}
                 for name in dict.fromkeys([*ours, *names])
             }
             _measure_mode(case, ours, found, remotes, Path(folder, "weights.npz"), protocol)
@@ -128,9 +129,12 @@ def _measure_mode(
         if case.unit:
             count = math.prod(record["parameters"][name] for name in case.counted)
             record["per_second"] = {case.unit: count / record["times"]["median"]}
-        if "flops" in record:
-            peak = record["hardware"]["matmul_flops"]
-            record["peak_fraction"] = record["flops"] / record["times"]["median"] / peak
+        for work, limit, part in (
+            ("flops", "matmul_flops", "peak_fraction"),
+            ("moved_bytes", "memory_bandwidth", "bandwidth_fraction"),
+        ):
+            if work in record:
+                record[part] = record[work] / record["times"]["median"] / record["hardware"][limit]
     for name in times:
         over = [us for us in ours if us in times and _compared(us, name, ours)]
         records[name]["ratio"] = {us: _ratio(records[us], records[name]) for us in over}

@@ -109,6 +109,7 @@ def table(records: Sequence[Record]) -> str:
                 "quartiles",
                 "a second",
                 "of peak",
+                "of bandwidth",
                 "compile s",
                 "process MiB",
                 "program MiB",
@@ -217,7 +218,7 @@ def _time_row(record: Record) -> tuple[str, ...]:
         f"{1e3 * times['median']:.3g}",
         f"{1e3 * times['q1']:.3g} to {1e3 * times['q3']:.3g}",
         ", ".join(f"{rate:,.0f} {unit}" for unit, rate in record.get("per_second", {}).items()),
-        f"{record['peak_fraction']:.0%}" if "peak_fraction" in record else "",
+        *(f"{record[name]:.0%}" if name in record else "" for name in ("peak_fraction", "bandwidth_fraction")),
         "" if record["compile_seconds"] is None else f"{record['compile_seconds']:.1f}",
         f"{record['memory']['process_peak_bytes'] / 2**20:.0f}",
         "" if program is None else f"{(program['temporaries'] + program['arguments']) / 2**20:.1f}",
@@ -264,8 +265,10 @@ def _remarks(records: Sequence[Record]) -> Iterable[str]:
     if noisy:
         yield f"The machine was too noisy to rely on the ratios of these: {'; '.join(noisy)}"
     yield from dict.fromkeys(f"Measured on: {_machine(record)}, load {record['load']:.1f}" for record in records)
-    peaks = dict.fromkeys(r["hardware"]["matmul_flops"] for r in records if "matmul_flops" in r["hardware"])
-    yield from (f"Peak: {peak / 1e9:.0f} GFLOP/s in one large product of matrices" for peak in peaks)
+    limits = {"matmul_flops": "GFLOP/s in one large product of matrices", "memory_bandwidth": "GB/s of memory"}
+    for name, unit in limits.items():
+        found = dict.fromkeys(r["hardware"][name] for r in records if name in r["hardware"])
+        yield from (f"Peak: {limit / 1e9:.0f} {unit}" for limit in found)
     versions = {item for record in records for item in record.get("versions", {}).items()}
     yield "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(versions))
 

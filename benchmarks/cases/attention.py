@@ -57,6 +57,12 @@ def _tokens(parameters: Mapping[str, int]) -> Arrays:
     return {"x": np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
 
 
+def _moved(parameters: Mapping[str, int], mode: str) -> float:
+    """Keys, values and four kernels are read."""
+    features = parameters["heads"] * parameters["width"]
+    return 4 * (2 * parameters["batch"] * parameters["time"] * features + 4 * features**2)
+
+
 _DECODED = _shapes(((1, 1024, 8, 64), (8, 1024, 8, 64)), "jaxnets")
 
 DECODE = Case(
@@ -68,6 +74,7 @@ DECODE = Case(
     batch=_tokens,
     targets=(Target("flax", 0.5, tuple(shape.name for shape in _DECODED), mode="forward", each=True),),
     modes=("forward",),
+    moved=_moved,
     seconds=0.1,
 )
 

@@ -1,5 +1,6 @@
 """The elementwise recurrence h_t = a_t h_{t-1} + b_t, step by step and in parallel over time."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,6 +17,11 @@ def _batch(parameters: Mapping[str, int]) -> Arrays:
     return {"x": np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
 
 
+def _moved(parameters: Mapping[str, int], mode: str) -> float:
+    """Factors and terms are read; the states, or two gradients, are written."""
+    return 4 * math.prod(parameters.values()) * (3 if mode == "forward" else 4)
+
+
 CASE = Case(
     name="linear_recurrence",
     summary="a linear recurrence with factors that change with time, and its gradient",
@@ -27,5 +33,6 @@ CASE = Case(
     agreement={"y": 1e-5, "h": 1e-5, "loss": 1e-5, "x": 1e-4, "a": 1e-4},
     batch=_batch,
     modes=("forward", "gradient"),
+    moved=_moved,
     seconds=0.1,
 )

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import os
 from typing import ClassVar
@@ -5,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from benchmarks import machine, measure, peers
+from benchmarks import machine, measure, peak, peers
 from benchmarks.case import Case, Shape
 
 
@@ -141,3 +142,19 @@ def test_machine_is_described():
     assert hardware["memory_bytes"] > 1 << 28
     assert machine.peak_bytes() > 1 << 20
     assert set(machine.versions(["numpy", "jaxnets"])) == {"python", "numpy", "jaxnets"}
+
+
+def test_work_is_held_against_the_machines_limits(fakes, monkeypatch):
+    monkeypatch.setattr(measure, "limits", lambda device: {"matmul_flops": 1000.0, "memory_bandwidth": 500.0})
+    work = {"flops": lambda parameters, mode: 4.0, "moved": lambda parameters, mode: parameters["rows"]}
+    case = dataclasses.replace(CASE, **work, unit="rows", counted=("rows", "rows"))
+    ours, same = measure.measure(case, Shape("one", {"rows": 3}), ["same"], measure.Protocol(rounds=1))
+    assert ours["hardware"]["memory_bandwidth"] == 500.0
+    # In 0.01 seconds, and in 0.04.
+    assert [ours["peak_fraction"], same["peak_fraction"]] == pytest.approx([0.4, 0.1])
+    assert [ours["bandwidth_fraction"], same["bandwidth_fraction"]] == pytest.approx([0.6, 0.15])
+    assert same["per_second"] == {"rows": pytest.approx(9 / 0.04)}
+
+
+def test_limits_are_measured():
+    assert min(peak._measured(size=8, length=64).values()) > 0

@@ -87,6 +87,14 @@ def test_what_was_left_out_is_said(make_record, tmp_path):
         report.plot([absent], tmp_path / "cnn.png")
 
 
+def test_limits_and_rates_stand_in_the_tables(make_record):
+    hardware = {**make_record()["hardware"], "matmul_flops": 195e9, "memory_bandwidth": 21e9}
+    work = {"peak_fraction": 0.4, "bandwidth_fraction": 0.25, "per_second": {"tokens": 12345.6}}
+    text = report.table([make_record(hardware=hardware, **work)])
+    assert "| 12,346 tokens | 40%     | 25%" in text
+    assert "Peak: 195 GFLOP/s in one large product of matrices\nPeak: 21 GB/s of memory" in text
+
+
 def test_plot(make_record, tmp_path):
     report.plot([make_record(), make_record("flax", 12.0, noisy=True)], tmp_path / "cnn.png")
     assert [path.name for path in tmp_path.iterdir()] == ["cnn.png"]

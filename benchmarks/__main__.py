@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks`, then `list`, `run`, `all`, `table` or `plot`."""
+"""The command line: `python -m benchmarks`, then `list`, `run`, `all`, `growth`, `table` or `plot`."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from benchmarks import peers, plan, report
+from benchmarks import growth, peers, plan, report
 from benchmarks.case import Case, Device, Shape
 from benchmarks.cases import CASES
 from benchmarks.measure import Protocol, Record, measure
@@ -110,6 +110,64 @@ class All:
 
 
 @dataclasses.dataclass(frozen=True)
+class Growth:
+    """Measures how time and memory of a case grow, one number after another being doubled."""
+
+    case: tyro.conf.Positional[str]
+    """Its name."""
+    along: Annotated[str | None, tyro.conf.arg(metavar="NAME,...")] = None
+    """The numbers to double, such as time,batch; all of the case's if not given."""
+    points: int = 4
+    """How many sizes of each, from that of the shape on."""
+    peers: str = ""
+    """Names with commas between, of those to measure beside ours."""
+    device: Device = "cpu"
+    """Where to run."""
+    json: bool = False
+    """Print a line of JSON for each contender and size, in place of a table."""
+    out: Path | None = None
+    """A folder to write CASE-growth.json and CASE-growth.png to."""
+    rounds: int = 5
+    """How often each contender has its turn."""
+    seconds: float | None = None
+    """About how long a turn is; as the case asks if not given."""
+    shape: Annotated[str | None, tyro.conf.arg(metavar="SHAPE|NAME=NUMBER,...")] = None
+    """Where to begin; at the case's first shape if not given."""
+    mode: Annotated[str | None, tyro.conf.arg(metavar="MODE")] = None
+    """One mode, such as gradient; all of the case's if not given."""
+    debug: bool = False
+    """Let the traceback of a mistake through."""
+
+    def __call__(self) -> None:
+        """Measures, prints and writes."""
+        protocol = _protocol(self.device, self.rounds, self.seconds)
+        if self.points < 2:
+            raise ValueError(f"--points must be 2 or more, for a slope, got {self.points}")
+        if self.case not in CASES:
+            raise ValueError(f"no case {self.case!r}: there are {', '.join(CASES)}")
+        case = _in_mode(CASES[self.case], self.mode)
+        shape = _shapes(case, self.shape)[0]
+        names = [name for name in self.peers.split(",") if name]
+        for name in names:
+            peers.find(name)
+        if self.out is not None:
+            self.out.mkdir(parents=True, exist_ok=True)
+        records: list[Record] = []
+        found: list[growth.Curve] = []
+        along = growth.check(case, shape, self.along)
+        for name, own in growth.measured(case, shape, along, self.points, names, protocol):
+            records += own
+            found += growth.curves(name, own)
+            if self.json:
+                print("\n".join(map(json.dumps, own)), flush=True)
+        if not self.json:
+            print(growth.table(case, found))
+        if self.out is not None:
+            report.write(records, self.out / f"{case.name}-growth.json")
+            growth.plot(case, found, self.out / f"{case.name}-growth.png")
+
+
+@dataclasses.dataclass(frozen=True)
 class Table:
     """Prints the tables and the verdicts on the targets from results."""
 
@@ -143,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return cli.main(_COMMANDS, arguments or ["list"])
 
 
-_COMMANDS = {"list": List, "run": Run, "all": All, "table": Table, "plot": Plot}
+_COMMANDS = {"list": List, "run": Run, "all": All, "growth": Growth, "table": Table, "plot": Plot}
 
 
 def _protocol(device: Device, rounds: int, seconds: float | None) -> Protocol:

@@ -100,7 +100,7 @@ def table(records: Sequence[Record]) -> str:
     """Times, ratios, targets, what is not there, and the circumstances."""
     timed = [record for record in records if "times" in record]
     parts = [
-        _markdown(
+        markdown(
             (
                 "case",
                 "shape",
@@ -116,11 +116,11 @@ def table(records: Sequence[Record]) -> str:
             ),
             map(_time_row, timed),
         ),
-        _markdown(
+        markdown(
             ("case", "shape", "ours / peer", "time ratio", "quartiles", "extremes", ""),
             map(_ratio_row, [*ratios(timed), *means(ratios(timed))]),
         ),
-        _markdown(("case", "target", "shapes", "wanted", "reached", ""), _target_rows(records)),
+        markdown(("case", "target", "shapes", "wanted", "reached", ""), _target_rows(records)),
         "\n".join(_remarks(records)),
     ]
     return "\n\n".join(filter(None, parts))
@@ -160,18 +160,11 @@ def plot(records: Sequence[Record], path: Path) -> None:
       ValueError: If there is no ratio to draw.
       ImportError: If Matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need Matplotlib: pip install 'jaxnets[benchmarks]'") from error
     every = ratios(records)
     rows = means(every) or every
     if not rows:
         raise ValueError(f"{path.name}: no ratio was measured")
-    figure = Figure(figsize=(7.5, 1.4 + 0.42 * len(rows)), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    picture, ((axes,),) = figure(1, 1, size=(7.5, 1.4 + 0.42 * len(rows)))
     for y, row in enumerate(rows):
         ratio = row.spread
         axes.plot([ratio["min"], ratio["max"]], [y, y], color=_BLUE, linewidth=1)
@@ -200,11 +193,32 @@ def plot(records: Sequence[Record], path: Path) -> None:
     axes.grid(axis="x", color=_PALE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower right", ncols=3, frameon=False)
+    picture.legend(loc="outside lower right", ncols=3, frameon=False)
     first = records[0]
-    figure.suptitle(f"{first['case']}: {CASES[first['case']].summary}\n{_machine(first)}", fontsize=10, color=_INK)
+    picture.suptitle(f"{first['case']}: {CASES[first['case']].summary}\n{_machine(first)}", fontsize=10, color=_INK)
+    save(picture, path)
+
+
+def figure(rows: int, columns: int, *, size: tuple[float, float]) -> tuple[Any, Any]:
+    """A figure of so many inches, without a window, and its axes [rows, columns].
+
+    Raises:
+      ImportError: If Matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need Matplotlib: pip install 'jaxnets[benchmarks]'") from error
+    made = Figure(figsize=size, dpi=120, layout="constrained")
+    FigureCanvasAgg(made)
+    return made, made.subplots(rows, columns, squeeze=False)
+
+
+def save(picture: Any, path: Path) -> None:
+    """Writes a figure to a file that is there whole or not at all."""
     part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format="png")
+    picture.savefig(part, format="png")
     os.replace(part, path)
 
 
@@ -283,7 +297,7 @@ def _machine(record: Record) -> str:
     return f"{hardware['gpu']} ({cpu})" if "gpu" in hardware else cpu
 
 
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table whose columns line up as plain text too; nothing where there are no rows."""
     cells = [list(head), *map(list, rows)]
     if len(cells) == 1:

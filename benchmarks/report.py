@@ -5,9 +5,9 @@ import os
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-from benchmarks.case import Case, Target
+from benchmarks.case import Case, Device, Target
 from benchmarks.cases import CASES
 from benchmarks.measure import Record, spread
 
@@ -255,7 +255,8 @@ def _ratio_row(row: Ratio) -> tuple[str, ...]:
 def _target_rows(records: Sequence[Record]) -> Iterable[tuple[str, ...]]:
     for name in dict.fromkeys(record["case"] for record in records):
         case = CASES[name]
-        for target in case.targets:
+        devices = {record["device"] for record in records if record["case"] == name}
+        for target in (target for target in case.targets if target.device in devices):
             ratio, noisy = reached(target, case, records) or (None, False)
             verdict = "not measured" if ratio is None else "pass" if ratio <= target.ratio else "shortfall"
             what = (f"{target.ours} / {target.peer}", target.device, target.mode)
@@ -278,6 +279,12 @@ def _remarks(records: Sequence[Record]) -> Iterable[str]:
     noisy = dict.fromkeys(f"{r['case']}, {_place(r)}: {r['contender']}" for r in records if r.get("noisy"))
     if noisy:
         yield f"The machine was too noisy to rely on the ratios of these: {'; '.join(noisy)}"
+    measured = dict.fromkeys((record["case"], record["device"]) for record in records)
+    cases = dict.fromkeys(name for name, _ in measured)
+    for device in get_args(Device):
+        elsewhere = [CASES[name] for name in cases if (name, device) not in measured]
+        if count := sum(target.device == device for case in elsewhere for target in case.targets):
+            yield f"Not measured: {count} targets on a {device}, see python -m benchmarks all --device {device}"
     yield from dict.fromkeys(f"Measured on: {_machine(record)}, load {record['load']:.1f}" for record in records)
     limits = {"matmul_flops": "GFLOP/s in one large product of matrices", "memory_bandwidth": "GB/s of memory"}
     for name, unit in limits.items():

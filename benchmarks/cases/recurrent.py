@@ -22,8 +22,10 @@ def shape(size: tuple[int, int, int, int], *ours: str) -> Shape:
     return Shape("x".join(map(str, size)), parameters, ours=ours)
 
 
-_SHAPES = tuple(shape(size, "jaxnets", "jaxnets_tuned", "jaxnets_lengths") for size in _SIZES)
-_NAMES = tuple(shape.name for shape in _SHAPES)
+_OURS = "jaxnets", "jaxnets_tuned", "jaxnets_lengths"
+_NAMES = tuple(shape(size).name for size in _SIZES)
+# Where the recurrent weights of an LSTM, 16 bytes * hidden**2, fit on a chip with the rest of a step.
+_SMALL = tuple(shape(size).name for size in _SIZES if size[-1] <= 128)
 _VALUES, _GRADIENTS = ("y", "h", "c", "loss"), ("x", "kernel", "recurrent_kernel", "bias", "recurrent_bias")
 
 
@@ -34,7 +36,7 @@ def batch(parameters: Mapping[str, int]) -> Arrays:
     return {"x": x, "lengths": np.full(shape[0], shape[1], np.int32)}
 
 
-def _case(name: str, summary: str, gates: int, *targets: Target) -> Case:
+def _case(name: str, summary: str, gates: int, *targets: Target, ours: tuple[str, ...] = _OURS) -> Case:
     def flops(parameters: Mapping[str, int], mode: str) -> float:
         forward = 2 * gates * parameters["hidden"] * (parameters["input"] + parameters["hidden"])
         # Each product has two gradients, each a product of the same size.
@@ -43,7 +45,7 @@ def _case(name: str, summary: str, gates: int, *targets: Target) -> Case:
     return Case(
         name=name,
         summary=summary,
-        shapes=_SHAPES,
+        shapes=tuple(shape(size, *ours) for size in _SIZES),
         peers=("torch", "keras", "flax", "nnx", "haiku", "equinox"),
         agreement=dict.fromkeys(_VALUES, 1e-5) | dict.fromkeys(_GRADIENTS, 1e-4),
         batch=batch,
@@ -68,6 +70,11 @@ LSTM = _case(
     Target("flax", 0.7, _NAMES, mode="gradient"),
     Target("torch", 1.15, _NAMES, mode="gradient"),
     Target("torch", 0.8, _NAMES, mode="gradient", stage="then"),
+    # On a GPU PyTorch's is that of cuDNN.
+    Target("torch", 1.2, _NAMES, mode="gradient", device="gpu"),
+    Target("torch", 1.2, _NAMES, ours="jaxnets_cudnn", mode="gradient", device="gpu"),
+    Target("torch", 1.0, _SMALL, mode="gradient", device="gpu", stage="then", each=True),
+    ours=(*_OURS, "jaxnets_cudnn"),
 )
 GRU = _case(
     "gru",
@@ -77,6 +84,7 @@ GRU = _case(
     Target("flax", 0.75, _NAMES, mode="gradient"),
     Target("flax", 1.0, _NAMES, mode="forward", each=True),
     Target("torch", 0.5, _NAMES, mode="gradient", stage="then"),
+    Target("torch", 2.0, _NAMES, mode="gradient", device="gpu"),
 )
 RNN = _case(
     "rnn",

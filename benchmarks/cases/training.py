@@ -23,7 +23,12 @@ TRAINER = Case(
     peers=("jaxnets_bare", "flax"),
     agreement={"losses": 1e-4},
     batch=batch,
-    targets=(Target("jaxnets_bare", 1.1, ("tiny",)), Target("flax", 0.2, ("tiny",))),
+    targets=(
+        Target("jaxnets_bare", 1.1, ("tiny",)),
+        Target("flax", 0.2, ("tiny",)),
+        # With all that is on here already.
+        Target("jaxnets_bare", 1.1, ("tiny",), stage="then"),
+    ),
     seconds=2.0,
 )
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from benchmarks.case import Arrays, Case, Shape
+from benchmarks.case import Arrays, Case, Shape, Target
 
 _AXES = ("batch", "time", "vocabulary", "features", "heads", "depth")
 _SIZES = ((8, 256, 1024, 256, 4, 4), (2, 1024, 1024, 256, 4, 4))
@@ -34,13 +34,18 @@ def _flops(parameters: Mapping[str, int], mode: str) -> float:
     return 2 * parameters["batch"] * time * (products + pairs) * (3 if mode == "gradient" else 1)
 
 
+_SHAPES = tuple(Shape("x".join(map(str, size)), dict(zip(_AXES, size, strict=True))) for size in _SIZES)
+
 CASE = Case(
     name="transformer",
     summary="a causal Transformer with learned positions and tied weights: its logits, or its loss and all gradients",
-    shapes=tuple(Shape("x".join(map(str, size)), dict(zip(_AXES, size, strict=True))) for size in _SIZES),
+    shapes=_SHAPES,
     peers=("torch", "torch_compiled", "jax", "flax", "nnx", "keras", "equinox"),
     agreement={"y": 1e-4, "loss": 1e-5} | dict.fromkeys(_WEIGHTS, 1e-4),
     batch=batch,
+    targets=(
+        Target("torch_compiled", 1.0, tuple(shape.name for shape in _SHAPES), mode="gradient", device="gpu", each=True),
+    ),
     modes=("forward", "gradient"),
     flops=_flops,
     seconds=0.4,

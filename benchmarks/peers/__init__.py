@@ -84,6 +84,13 @@ PEERS: dict[str, Peer] = {
         )
         for name in ("xla", "im2col", "winograd", "newton", "sequential", "associative")
     },
+    "jaxnets_cudnn": Peer(
+        "the same with implementation='cudnn'",
+        "benchmarks.peers.jaxnets",
+        _OURS,
+        options={"implementation": "cudnn"},
+        devices=("gpu",),
+    ),
     "jaxnets_diagonal": Peer(
         "the same with implementation=Newton('diagonal')",
         "benchmarks.peers.jaxnets",

@@ -159,10 +159,11 @@ def sweep(problem: Problem) -> Contender:
 
 
 def recurrent(problem: Problem) -> Contender:
-    """The layer as it is, or with lengths."""
+    """The layer as it is, with lengths, or by one of its implementations."""
     if problem.options.get("tuned"):
         jn.tune_cpu()
-    return _layer(problem, _MODELS[problem.case](problem.parameters))
+    layer = _MODELS[problem.case](problem.parameters)
+    return _layer(problem, layer.copy(implementation=problem.options.get("implementation", "auto")))
 
 
 def newton(problem: Problem) -> Contender:

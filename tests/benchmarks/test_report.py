@@ -27,6 +27,8 @@ def test_table_judges_the_targets(make_record):
     assert verdicts["jaxnets / torch, cpu", "batch 128", "0.5 (then)"] == ["", "not measured"]
     assert "too noisy to rely on the ratios of these: cnn, batch 32: keras" in text
     assert "a processor, 2 cores, 16 GiB" in text
+    assert "jaxnets / flax, gpu" not in text
+    assert "Not measured: 2 targets on a gpu, see python -m benchmarks all --device gpu" in text
     assert "torch 1.0" in text
 
 
@@ -77,6 +79,14 @@ def test_every_target_is_about_something_measured():
             assert target.mode in case.modes
             assert all(target.peer in (*case.peers, *ours[shape]) for shape in target.shapes)
             assert all(target.ours in ours[shape] for shape in target.shapes)
+
+
+def test_on_a_gpu_nothing_is_behind(make_record):
+    text = report.table([make_record("flax", 1.1, shape, device="gpu") for shape in ("batch 32", "batch 128")])
+    (row,) = [line for line in text.splitlines() if "jaxnets / flax, gpu" in line]
+    assert [cell.strip() for cell in row.split("|")][3:-1] == ["each of batch 32, batch 128", "1", "1.10", "shortfall"]
+    assert "jaxnets / torch, cpu" not in text
+    assert "targets on a cpu, see python -m benchmarks all --device cpu" in text
 
 
 def test_what_was_left_out_is_said(make_record, tmp_path):

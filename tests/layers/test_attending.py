@@ -112,7 +112,6 @@ def test_laws(name, constant):
         layer,
         laws=["packing"] if constant else [law for law in testing.LAWS if law != "packing"],
         initial_carry=lambda variables, spec: layer.apply(variables, spec, method="begin"),
-        compiler_options=testing.quick_compile(),
     )
 
 

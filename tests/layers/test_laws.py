@@ -9,7 +9,6 @@ import pytest
 from jaxnets import testing
 from jaxnets.layers import GRU, LRU, LSTM, RNN, Bidirectional, Stack
 
-QUICK = testing.quick_compile()
 LAYERS = [
     LSTM(4, learned_carry=True),
 ]
@@ -42,7 +41,7 @@ def spelt(layer):
 
 
 def check(layer, *spec):
-    testing.check_sequence_layer(layer, *spec, carry=not isinstance(layer, NO_CARRY), compiler_options=QUICK)
+    testing.check_sequence_layer(layer, *spec, carry=not isinstance(layer, NO_CARRY))
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=spelt)

@@ -8,7 +8,6 @@ from jaxnets import testing
 from jaxnets.layers import GRU, LSTM, RNN, ConvLSTM
 from tests.layers.test_laws import spelt
 
-QUICK = testing.quick_compile()
 FRAMES = jax.ShapeDtypeStruct((2, 5, 2, 3, 2), jnp.float32)
 LAYERS = {
     LSTM(4, coupled=True, projection=2, learned_carry=True, checkpoint_every=2): None,
@@ -25,4 +24,4 @@ LAYERS = {
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("layer", LAYERS, ids=spelt)
 def test_laws(layer):
-    testing.check_sequence_layer(layer, LAYERS[layer], compiler_options=QUICK)
+    testing.check_sequence_layer(layer, LAYERS[layer])

@@ -27,9 +27,7 @@ MORE_LAYERS = {
 @pytest.mark.parametrize("name", MORE_LAYERS)
 def test_laws(name):
     with jax.numpy_dtype_promotion("standard"):  # Flax's norms promote
-        testing.check_sequence_layer(
-            MORE_LAYERS[name], jax.ShapeDtypeStruct((3, 5, 8), jnp.float32), compiler_options=testing.quick_compile()
-        )
+        testing.check_sequence_layer(MORE_LAYERS[name], jax.ShapeDtypeStruct((3, 5, 8), jnp.float32))
 
 
 def test_its_weights_are_products_of_features():

@@ -37,7 +37,7 @@ def test_laws(name):
         laws = {"padding", "empty_rows", "packing"}  # chunks would have to be run from the last
     if LAYERS[name].implementation == "associative":
         laws -= {"export"}  # which wants a symbolic time
-    testing.check_sequence_layer(LAYERS[name], laws=laws, compiler_options=testing.quick_compile())
+    testing.check_sequence_layer(LAYERS[name], laws=laws)
 
 
 @pytest.mark.parametrize("name", OPS)

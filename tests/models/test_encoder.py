@@ -18,7 +18,7 @@ LENGTHS = jnp.array([5, 2, 0])
 
 
 def check(model, laws):
-    options = {"vocabulary": 5, "carry": False, "compiler_options": testing.quick_compile()}
+    options = {"vocabulary": 5, "carry": False}
     testing.check_sequence_layer(model, jax.ShapeDtypeStruct((3, 9), jnp.int32), laws=laws, **options)
 
 

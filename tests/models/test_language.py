@@ -35,7 +35,6 @@ def check(model, laws):
         laws=laws,
         vocabulary=5,
         initial_carry=lambda variables, spec: initial_carry(model, variables, spec),
-        compiler_options=testing.quick_compile(),
     )
 
 

@@ -202,7 +202,6 @@ def test_the_decoder_obeys_the_laws(name, constant):
         laws=["packing"] if constant else [law for law in testing.LAWS if law != "packing"],
         variables=None if name == "transformer" else moved(jax.jit(layer.init)(jax.random.key(0), TARGET)),
         initial_carry=lambda variables, spec: layer.apply(variables, spec, method="begin"),
-        compiler_options=testing.quick_compile(),
     )
 
 

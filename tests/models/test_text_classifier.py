@@ -126,4 +126,4 @@ def test_wrong_use_is_named(own_errors, options, x, call, error, words):
 
 @pytest.mark.exhaustive
 def test_the_word_cnn_obeys_the_laws():
-    testing.check_sequence_layer(WordCNN(3, widths=(1, 3)), compiler_options=testing.quick_compile())
+    testing.check_sequence_layer(WordCNN(3, widths=(1, 3)))

@@ -9,7 +9,6 @@ import pytest
 
 from jaxnets import ops
 from jaxnets.ops import LSTMCarry
-from jaxnets.testing import quick_compile
 from tests.reference import recurrent_variants as reference
 from tests.reference.recurrent import gradients
 from tests.reference.tolerance import tolerance
@@ -68,7 +67,7 @@ def test_matches_the_loop(case):
     value = run(arrays)
     weights = [rng.normal(size=part.shape) for part in (value[0], *value[1])]
     cast = functools.partial(jax.tree.map, lambda a: jnp.asarray(a, "float32"))
-    both = jax.jit(jax.value_and_grad(outcome, has_aux=True), compiler_options=quick_compile())
+    both = jax.jit(jax.value_and_grad(outcome, has_aux=True))
     (_, got), got_gradients = both(cast(arrays), cast(weights))
     bound = tolerance("float32")
     jax.tree.map(functools.partial(np.testing.assert_allclose, **bound), got, value)

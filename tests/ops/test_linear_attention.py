@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from jaxnets import ops
-from jaxnets.testing import quick_compile
 from tests.reference import linear_attention as reference
 from tests.reference.tolerance import tolerance
 
@@ -75,7 +74,7 @@ def test_matches_the_sum_over_pairs(time, block, cut, options, implementation):
 def test_one_decay_for_each_head_and_none(implementation):
     (q, k, v, *_), _ = make_case(7)
     run = functools.partial(ops.linear_attention, q, k, v, block=3, implementation=implementation)
-    run = jax.jit(run, compiler_options=quick_compile())
+    run = jax.jit(run)
     by_head = jnp.array([-0.1, -2.0])
     steps = jnp.broadcast_to(by_head, (BATCH, 7, HEADS))
     jax.tree.map(assert_close, run(log_decay=by_head), run(log_decay=steps))
@@ -112,11 +111,9 @@ def test_second_derivatives_in_every_pair_of_modes(implementation, x64):
         return jnp.sum(jnp.sin(function(*arrays)) * weight)
 
     every = 0, 1, 2, 3
-    want = jax.jit(jax.hessian(functools.partial(loss, pairs), every), compiler_options=quick_compile())(*arrays)
+    want = jax.jit(jax.hessian(functools.partial(loss, pairs), every))(*arrays)
     for outer, inner in itertools.product((jax.jacfwd, jax.jacrev), repeat=2):
-        got = jax.jit(outer(inner(functools.partial(loss, op), every), every), compiler_options=quick_compile())(
-            *arrays
-        )
+        got = jax.jit(outer(inner(functools.partial(loss, op), every), every))(*arrays)
         jax.tree.map(functools.partial(np.testing.assert_allclose, **tolerance("float64")), got, want)
 
 
@@ -125,7 +122,7 @@ def test_any_split_of_time_is_the_whole(implementation):
     arrays, _ = make_case(6)
     starts, lengths = cuts(6)["starts"], jnp.array([6, 2, 5])
     op = functools.partial(attend, block=3, implementation=implementation)
-    op = jax.jit(op, compiler_options=quick_compile())
+    op = jax.jit(op)
     whole, *last = op(*arrays, lengths=lengths, starts=starts)
     for steps in ([2, 4], [4, 2], [1] * 6):
         ends, state, y = np.cumsum(steps), arrays[4:], []
@@ -141,7 +138,7 @@ def test_any_split_of_time_is_the_whole(implementation):
 def test_packed_sequences_are_those_run_apart(implementation):
     (q, k, v, log_decay, *_), _ = make_case(9)
     op = functools.partial(ops.linear_attention, block=4, implementation=implementation)
-    op = jax.jit(op, compiler_options=quick_compile())
+    op = jax.jit(op)
     starts = jnp.broadcast_to(jnp.arange(9) % 3 == 0, (BATCH, 9))
     carry = ops.LinearAttentionCarry(jnp.full((BATCH, HEADS, H, V), 1e6), jnp.full((BATCH, HEADS, H), 1e6))
     y, last = op(q, k, v, log_decay=log_decay, starts=starts, carry=carry)
@@ -214,9 +211,7 @@ def test_vmap_and_checkpoint_change_nothing():
     cases = make_case(7), jax.tree.map(lambda x: jnp.flip(x, 0), make_case(7))
     stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *cases)
     op = functools.partial(attend, block=3, **cuts(7))
-    mapped = jax.jit(
-        jax.vmap(functools.partial(value_and_gradients, jax.checkpoint(op))), compiler_options=quick_compile()
-    )(*stacked)
+    mapped = jax.jit(jax.vmap(functools.partial(value_and_gradients, jax.checkpoint(op))))(*stacked)
     for i, case in enumerate(cases):
         want = jax.jit(functools.partial(value_and_gradients, op))(*case)
         jax.tree.map(lambda got, want, i=i: assert_close(got[i], want), mapped, want)

@@ -11,7 +11,6 @@ from jaxnets import ops
 from jaxnets.ops import GRUCarry, LSTMCarry, RNNCarry
 from jaxnets.ops._recurrence import Cell
 from jaxnets.ops._recurrent_noise import noisy
-from jaxnets.testing import quick_compile
 from tests.reference import recurrent_variants as reference
 from tests.reference.recurrent import gradients
 from tests.reference.tolerance import tolerance
@@ -19,7 +18,6 @@ from tests.reference.tolerance import tolerance
 OPS = {"lstm": ops.lstm, "gru": ops.gru, "rnn": ops.rnn}
 CARRIES = {"lstm": LSTMCarry, "gru": GRUCarry, "rnn": RNNCarry}
 B, D, H, P = 2, 3, 4, 2
-QUICK = quick_compile()
 
 
 def draw(name, time, *variants, seed=0):
@@ -79,7 +77,7 @@ def compare(name, arrays, dtype, options=None, noise=None, reverse=False, checkp
         return weigh(y, carry, weights), (y, tuple(carry))
 
     cast = functools.partial(jax.tree.map, lambda a: jnp.asarray(a, dtype))
-    both = jax.jit(jax.value_and_grad(outcome, has_aux=True), compiler_options=QUICK)
+    both = jax.jit(jax.value_and_grad(outcome, has_aux=True))
     (_, got), got_gradients = both(cast(arrays), cast(weights), jax.tree.map(jnp.asarray, settings))
     bound = tolerance(dtype)
     jax.tree.map(functools.partial(np.testing.assert_allclose, **bound), got, value)

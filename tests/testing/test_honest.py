@@ -7,7 +7,6 @@ import pytest
 from jaxnets import testing
 from tests.testing import honest
 
-QUICK = testing.quick_compile()
 LAYERS = {
     "tokens": (honest.Tokens(), ((3, 5), "int32"), {"vocabulary": 7}),
     "pairs": (honest.Pairs(), ((3, 8, 3), "float32"), {"block": 2}),
@@ -33,7 +32,7 @@ def any_promotion():
 
 @pytest.mark.parametrize("law", testing.LAWS)
 def test_a_scanned_gru_obeys(law):
-    getattr(testing, f"check_{law}")(honest.GRU(), compiler_options=QUICK)
+    getattr(testing, f"check_{law}")(honest.GRU())
 
 
 @pytest.mark.parametrize(
@@ -44,15 +43,13 @@ def test_a_scanned_gru_obeys(law):
     ],
 )
 def test_other_layers_obey(layer, spec, options, any_promotion):
-    testing.check_sequence_layer(layer, jax.ShapeDtypeStruct(*spec), **options, compiler_options=QUICK)
+    testing.check_sequence_layer(layer, jax.ShapeDtypeStruct(*spec), **options)
 
 
 def test_a_layer_that_takes_what_it_cannot_use_is_caught():
     layer = honest.Whole(refuse=False)
     with pytest.raises(testing.LawError, match="takes carry without an error") as caught:
-        testing.check_sequence_layer(
-            layer, laws=["chunks", "packing"], carry=False, starts=False, compiler_options=QUICK
-        )
+        testing.check_sequence_layer(layer, laws=["chunks", "packing"], carry=False, starts=False)
     assert caught.value.laws == ("chunks", "packing")
 
 
@@ -74,7 +71,7 @@ def test_what_cannot_be_is_refused(spec, options, message):
 
 def test_a_cache_needs_room(any_promotion):
     with pytest.raises(ValueError, match=r"the carry of Attention grows with T .* pass initial_carry="):
-        testing.check_sequence_layer(honest.Attention(), compiler_options=QUICK)
+        testing.check_sequence_layer(honest.Attention())
 
 
 def test_an_error_names_law_place_and_amount():
@@ -85,7 +82,7 @@ def test_an_error_names_law_place_and_amount():
             return jnp.where((y != 0) & (x.shape[1] > 4), y + late, y), carry
 
     with pytest.raises(testing.LawError) as caught:
-        testing.check_chunks(Off(), compiler_options=QUICK)
+        testing.check_chunks(Off())
     text = str(caught.value)
     assert "Off breaks chunks\n" in text
     assert "chunks: chunks of [1, 1, 1, 1, 1]: y: is " in text

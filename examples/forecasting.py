@@ -161,8 +161,10 @@ class Train(cli.Choosing):
         """Trains, evaluates on the test data once, and draws the pictures."""
         clock = train.CompileClock()
         jn.tune_cpu()
-        folder, old = trainer.earlier(self.run, self.data, resume=self.resume, read=read_run)
-        series = jn.data.load_series(self.data or old.get("data") or DEFAULTS["data"])
+        given = jn.data.load_series(self.data) if self.data else None
+        name = given.name if given else None  # the run's; a series may be asked for by several
+        folder, old = trainer.earlier(self.run, name, resume=self.resume, read=read_run)
+        series = given or jn.data.load_series(old.get("data", DEFAULTS["data"]))
         folder = folder or train.new_run(series.name)
         config = self.resolved(series, old)
         saved = config.saved(series)

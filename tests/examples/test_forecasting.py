@@ -1,6 +1,7 @@
 """The example as a user runs it: a wave with noise, every model for a few steps, wrong input, resume."""
 
 import csv
+import dataclasses
 import io
 import json
 import subprocess
@@ -162,6 +163,18 @@ def test_another_series_must_fit(trained, run, content, words):
         code, out, last = run(*command)
         assert (code, out) == (2, "")
         assert words in last
+
+
+@pytest.mark.exhaustive
+def test_a_run_is_gone_on_with_by_any_name_of_its_series(example, run, wave, monkeypatch):
+    load = example.jn.data.load_series
+    monkeypatch.setattr(example.jn.data, "load_series", lambda name: dataclasses.replace(load(wave), name="Wave"))
+    options = ["--horizon", "8", "--lookback", "20", "--season", "10"]
+    assert run("train", "--data", "ripple", *options, *SHORT)[0] == 0
+    for data in (["--data", "ripple"], ["--data", "Wave"], []):
+        code, out, last = run("train", "--resume", *data, "--json")
+        assert (code, json.loads(out)["steps"], last) == (0, 4, "going on from step 4 of runs/Wave")
+    assert [path.name for path in Path("runs").iterdir()] == ["Wave"]
 
 
 @pytest.mark.exhaustive

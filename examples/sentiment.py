@@ -10,7 +10,6 @@ echo "not bad at all" | python examples/sentiment.py predict --run runs/sst2 --e
 import dataclasses
 import functools
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,13 +21,12 @@ import numpy as np
 
 import jaxnets as jn
 from jaxnets import interpret, layers, models, ops, train
+from jaxnets.data.text import decoded
 from jaxnets.train import cli, trainer
 from jaxnets.train.files import replacing
 
 BUCKETS = 4
 """Lengths to which texts are padded: so many shapes to compile for, in training and again in evaluation."""
-
-WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def transformer(features: int) -> Any:
@@ -151,19 +149,11 @@ class Train(cli.Choosing):
         texts = jn.data.load_labelled(config.data)
         folder = folder or train.new_run(texts.name)
         same_data = ["data"] if old.get("data_sha256") == texts.fingerprint else []  # by another path, perhaps
-        spaced_out = [spaced(text) for text in texts.train.texts]
-        tokenizer = jn.data.WordTokenizer.of(spaced_out, config.vocabulary, least=config.least, spell=False)
-        training = [cut(tokenizer.encode(text), config.length) for text in spaced_out]
-        bounds = jn.data.bucket_bounds(np.array([len(words) for words in training]), BUCKETS)
-        saved = {
-            **cli.saved_options(config),
-            **{"classes": list(texts.classes), "bounds": list(bounds), "data_sha256": texts.fingerprint},
-        }
-        task = Task.of(saved, tokenizer)
+        saved, task, learner = config.prepared(texts)
         run, state, result = trainer.train(
             folder,
             saved,
-            *config.learner(task, training, texts.train.y),
+            *learner,
             evaluate=task.evaluate,
             validation=task.part(texts.validation),
             test=(test := task.part(texts.test)),
@@ -173,7 +163,7 @@ class Train(cli.Choosing):
             better=("accuracy", "max"),
         )
         with trainer.resumable(folder), replacing(run / "words.json") as part:
-            part.write_text(json.dumps(tokenizer.to_json()) + "\n")
+            part.write_text(json.dumps(task.tokenizer.to_json()) + "\n")
         cli.tell(result, self.json, "\n".join(filter(None, [texts.note, f"run: {folder}"])))
         with trainer.resumable(folder):
             draw(run, task, state, test, f"{config.model} on {texts.name}")
@@ -190,6 +180,17 @@ class Train(cli.Choosing):
                 "--seed from 0 to 2**32 - 1"
             )
         return config
+
+    def prepared(self, texts: jn.data.LabelledTexts) -> tuple[dict[str, Any], "Task", tuple[Any, train.State, Any]]:
+        """What config.json holds, the task, and what learns: the step, the first state, the loader of the data."""
+        spaced = [jn.data.spaced_words(text) for text in texts.train.texts]
+        tokenizer = jn.data.WordTokenizer.of(spaced, self.vocabulary, least=self.least, spell=False)
+        words = [jn.data.without_middle(tokenizer.encode(text), self.length) for text in spaced]
+        bounds = jn.data.bucket_bounds(np.array([len(each) for each in words]), BUCKETS)
+        facts = {"classes": list(texts.classes), "bounds": list(bounds), "data_sha256": texts.fingerprint}
+        saved = {**cli.saved_options(self), **facts}
+        task = Task.of(saved, tokenizer)
+        return saved, task, self.learner(task, words, texts.train.y)
 
     def learner(self, task: "Task", words: list[np.ndarray], y: np.ndarray) -> tuple[Any, train.State, Any]:
         """The step, the state before the first one, and the loader of the data."""
@@ -248,9 +249,8 @@ class Predict(cli.Options):
         task, state, _ = trained(self.run)
         if self.html is not None and self.explain == "none":
             raise ValueError("predict: --html wants --explain gradients or attention")
-        lines = [line for line in read_input().splitlines() if line.strip()]
-        if not lines:
-            raise ValueError("predict: standard input has no line to read")
+        said = decoded("predict: standard input", sys.stdin.buffer.read())
+        lines = [line for line in said.splitlines() if line.strip()]
         probabilities = task.probabilities(state, words := [task.words(line) for line in lines])
         marks = [None] * len(lines) if self.explain == "none" else task.marks(state, lines, words, self.explain)
         answers = [Answer.of(*each, task.classes) for each in zip(lines, probabilities, marks, strict=True)]
@@ -323,7 +323,7 @@ class Task:
 
     def words(self, text: str) -> np.ndarray:
         """The words of a text, those in the middle of a long one left out."""
-        return cut(self.tokenizer.encode(spaced(text)), self.length)
+        return jn.data.without_middle(self.tokenizer.encode(jn.data.spaced_words(text)), self.length)
 
     def part(self, labelled: jn.data.Labelled) -> dict[str, np.ndarray]:
         """A part of the data to evaluate on; the words are an array of arrays, since texts differ in length."""
@@ -337,35 +337,27 @@ class Task:
         named = probabilities.argmax(-1)
         return {
             "loss": float(-np.log(np.maximum(probabilities[np.arange(len(y)), y], 1e-30)).mean()),
-            "accuracy": float(train.accuracy(probabilities, {"y": y}).value),
+            "accuracy": float((named == y).mean()),
             "macro_f1": train.macro_f1(y, named, len(self.classes)),
             "calibration_error": train.expected_calibration_error(probabilities, y),
         }
 
     def probabilities(self, state: train.State, words: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """The probability of each class for each text: [N, classes]."""
-        return np.stack(self.each(self.forward, state, list(words), 256))
+        forward = functools.partial(self.forward, state.averages)
+        return np.stack(jn.data.in_buckets(forward, list(words), 256, bounds=self.bounds))
 
     def marks(
         self, state: train.State, texts: Sequence[str], words: list[np.ndarray], by: str
     ) -> list[list[interpret.Span]]:
         """For each word of each text where it stands and what it added."""
-        values = self.each(self.gradients if by == "gradients" else self.attention, state, words, 8)
+        program = functools.partial(self.gradients if by == "gradients" else self.attention, state.averages)
+        values = jn.data.in_buckets(program, words, 8, bounds=self.bounds)
+        spans = [jn.data.without_middle(jn.data.word_spans(text), self.length) for text in texts]
         return [
-            [(*span, float(value)) for span, value in zip(cut(spans(text), self.length), row, strict=False)]
-            for text, row in zip(texts, values, strict=True)
+            [(*span, float(value)) for span, value in zip(places, row, strict=False)]
+            for places, row in zip(spans, values, strict=True)
         ]
-
-    def each(self, program: Any, state: train.State, words: list[np.ndarray], batch_size: int) -> list[np.ndarray]:
-        """What a program gives for each text, texts of like length together."""
-        rows = {"row": np.arange(len(words))}
-        loader = jn.data.BucketLoader(words, rows, batch_size, bounds=self.bounds, seed=0, shuffle=False)
-        found: dict[int, np.ndarray] = {}
-        for step in range(loader.steps_per_epoch):
-            batch = loader.batch(step)
-            given = np.asarray(program(state.averages, batch["x"], batch["lengths"]))
-            found |= {int(row): given[i] for i, row in enumerate(batch["row"]) if batch["where"][i]}
-        return [found[row] for row in range(len(words))]
 
     @functools.cached_property
     def forward(self) -> Callable[..., Any]:
@@ -399,40 +391,6 @@ class Task:
         """The state before training."""
         batch = {"x": np.zeros((1, 2), np.int32)}
         return train.create(self.model, train.optimizer("sgd", 0.0), batch, key=jax.random.key(0))
-
-
-def lowered(text: str) -> str:
-    """The text in lower case, with as many characters."""
-    lower = text.lower()
-    return lower if len(lower) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
-
-
-def spans(text: str) -> list[tuple[int, int]]:
-    """Where the words and signs of a text stand."""
-    return [match.span() for match in WORD.finditer(lowered(text))]
-
-
-def spaced(text: str) -> str:
-    """Words and signs in lower case, each after a space: so a word is the same wherever it stands."""
-    return "".join(f" {word}" for word in WORD.findall(lowered(text)))
-
-
-def cut(words: Any, length: int) -> Any:
-    """The first and the last of the words, so many in all: a review says what it means at its end, if not at once."""
-    over = len(words) - length
-    if over <= 0:
-        return words
-    head = length // 2
-    rest = words[head + over :]
-    return np.concatenate([words[:head], rest]) if isinstance(words, np.ndarray) else words[:head] + rest
-
-
-def read_input() -> str:
-    """Standard input, which wants to be UTF-8."""
-    try:
-        return sys.stdin.buffer.read().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"predict: standard input is not UTF-8: byte {error.object[error.start]:#04x}") from error
 
 
 def show(answers: Sequence[Answer]) -> None:

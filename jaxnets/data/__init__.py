@@ -21,7 +21,7 @@ from jaxnets.data.images import Images, load_images
 from jaxnets.data.labelled import Labelled, LabelledTexts, load_labelled
 from jaxnets.data.loader import ByStep, Indexable, Loader, Seekable, batches
 from jaxnets.data.long_memory import MemoryTask, memory_task
-from jaxnets.data.ragged import BucketLoader, bucket_bounds, pack, pad
+from jaxnets.data.ragged import BucketLoader, bucket_bounds, in_buckets, pack, pad
 from jaxnets.data.series import Series, load_series
 from jaxnets.data.sources import SOURCES, RemoteFile, Source, fetch
 from jaxnets.data.splits import split_validation, stratified_split
@@ -39,6 +39,7 @@ from jaxnets.data.tokenizers import (
     tokenizer_from_json,
 )
 from jaxnets.data.windows import DeviceWindows, every_window
+from jaxnets.data.words import spaced_words, without_middle, word_spans
 
 __all__ = [
     "SOURCES",
@@ -81,6 +82,7 @@ __all__ = [
     "every_window",
     "fetch",
     "held_out",
+    "in_buckets",
     "load_images",
     "load_labelled",
     "load_series",
@@ -98,7 +100,10 @@ __all__ = [
     "random_rotation",
     "read_image",
     "read_tokenizer",
+    "spaced_words",
     "split_validation",
     "stratified_split",
     "tokenizer_from_json",
+    "without_middle",
+    "word_spans",
 ]

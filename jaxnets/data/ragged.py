@@ -1,7 +1,7 @@
 """Sequences of different lengths as arrays: padded, in buckets of few shapes, or packed."""
 
 import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -199,6 +199,37 @@ class BucketLoader(Seekable):
             members = members if order is None else order.permutation(members)
             plan += [(bound, members[i : i + self._batch_size]) for i in range(0, len(members), self._batch_size)]
         return plan if order is None else [plan[i] for i in order.permutation(len(plan))]
+
+
+def in_buckets(
+    function: Callable[[np.ndarray, np.ndarray], Any],
+    sequences: Sequence[Shaped[np.ndarray, "_ ..."]],
+    batch_size: int,
+    *,
+    bounds: Sequence[int],
+) -> list[np.ndarray]:
+    """What a function gives for each sequence, those of like length together: it sees as many shapes as bounds.
+
+    Args:
+      function: Of x [B, T, ...], padded with zeros to one of the bounds, and lengths int32 [B], to an array [B, ...].
+      sequences: Arrays [T_i, ...] of one type.
+      batch_size: B; rows of length 0 fill up a batch.
+      bounds: The lengths to pad to; what is longer than the last is cut.
+
+    Raises:
+      ValueError: As `BucketLoader` does.
+
+    >>> in_buckets(lambda x, lengths: x.sum(1, keepdims=True), [np.arange(4), np.arange(2)], 3, bounds=(2, 4))
+    [array([6]), array([1])]
+    """
+    rows = {"row": np.arange(len(sequences))}
+    loader = BucketLoader(sequences, rows, batch_size, bounds=bounds, seed=0, shuffle=False)
+    found: dict[int, np.ndarray] = {}
+    for step in range(loader.steps_per_epoch):
+        batch = loader.batch(step)
+        given = np.asarray(function(batch["x"], batch["lengths"]))
+        found |= {int(row): given[i] for i, row in enumerate(batch["row"]) if batch["where"][i]}
+    return [found[row] for row in range(len(sequences))]
 
 
 def _filled(array: np.ndarray, rows: int) -> np.ndarray:

@@ -107,3 +107,15 @@ def test_in_order_from_short_to_long():
 def test_wrong_buckets_are_told(y, batch_size, bounds):
     with pytest.raises(ValueError, match="BucketLoader"):
         data.BucketLoader(some([1, 2, 3]), {"y": np.arange(y)}, batch_size, bounds=bounds, seed=0)
+
+
+def test_what_is_done_in_buckets_keeps_its_order_and_sees_a_shape_a_bound():
+    sequences, shapes = some([9, 1, 4, 0, 7, 2, 4]), set()
+
+    def sum_and_length(x, lengths):
+        shapes.add(x.shape)
+        return np.stack([x.sum(1), lengths], axis=1)
+
+    got = data.in_buckets(sum_and_length, sequences, 2, bounds=(4, 8))
+    assert shapes == {(2, 4), (2, 8)}
+    assert [row.tolist() for row in got] == [[each[:8].sum(), min(len(each), 8)] for each in sequences]

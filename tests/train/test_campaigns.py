@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.campaigns import damage, kill, long_run, resume
+from tests.campaigns import compilations, damage, kill, long_run, resume
 
 pytestmark = pytest.mark.exhaustive
 
@@ -26,4 +26,9 @@ def test_a_stop_and_another_process_change_no_bit():
 
 def test_a_training_holds_no_more_and_more():
     sentence, good = long_run.campaign(500, 10)
+    assert good, sentence
+
+
+def test_an_epoch_in_buckets_compiles_for_each_once():
+    sentence, good = compilations.campaign("docstrings")
     assert good, sentence

@@ -44,6 +44,19 @@ def x64():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _laws_are_recorded():
+    """Lists which laws were checked on which layer, where `JAXNETS_TESTS_LAWS` names a file: see `tests/laws.py`."""
+    path = os.environ.get("JAXNETS_TESTS_LAWS")
+    if not path:
+        yield
+        return
+    from tests import laws  # not above: what checks shapes at run time must be in place before jaxnets is
+
+    with laws.recorded(path):
+        yield
+
+
 def pytest_runtest_logreport(report):
     """Lists what is skipped, where `JAXNETS_TESTS_SKIPPED` names a file: CI runs it once what was missing is there."""
     path = os.environ.get("JAXNETS_TESTS_SKIPPED")

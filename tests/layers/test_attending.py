@@ -115,6 +115,18 @@ def test_laws(name, constant):
     )
 
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("layer", [AdditiveAttention(3), MultiplicativeAttention(), CrossAttention(2)])
+def test_laws_of_attention_to_a_memory(layer):
+    layer = Remembering(layer)
+    testing.check_sequence_layer(
+        layer,
+        starts=False,
+        initial_carry=lambda variables, spec: layer.apply(variables, spec, method="begin"),
+        compiler_options=testing.quick_compile(),
+    )
+
+
 @pytest.mark.parametrize(
     ("layer", "options", "error", "message"),
     [

@@ -44,7 +44,8 @@ MORE_LAYERS = {
     "post norm": TransformerBlock(SelfAttention(2), norm_first=False, hidden=6),
     "parallel": TransformerBlock(GRU(8), parallel=True, hidden=6),
     "repeated": Repeated(TransformerBlock(SelfAttention(2), hidden=6), times=2, remat=True),
-    "positions": Stack((LearnedPosition(64), SinusoidalPosition())),
+    "learned positions": LearnedPosition(64),
+    "sinusoidal positions": SinusoidalPosition(),
     "stack": Stack((CausalConv(8, 2), SelfAttention(2, window=3))),
 }
 

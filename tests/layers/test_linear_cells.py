@@ -40,6 +40,11 @@ def test_laws(name):
     testing.check_sequence_layer(LAYERS[name], laws=laws)
 
 
+@pytest.mark.exhaustive
+def test_law_of_export_where_the_implementation_is_chosen():
+    testing.check_export(RGLRU(4), compiler_options=testing.quick_compile())
+
+
 @pytest.mark.parametrize("name", OPS)
 def test_is_its_op(name):
     layer = LAYERS[name].clone(implementation="auto")

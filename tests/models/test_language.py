@@ -45,6 +45,11 @@ def test_laws(name):
 
 
 @pytest.mark.exhaustive
+def test_laws_around_any_layer():
+    check(LanguageModel(MinGRU(6), vocabulary=5, features=6), testing.LAWS)
+
+
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", MODELS)
 def test_law_of_precision(name):
     """At 64 features: norms of 8 are so ill-conditioned that rounded parameters alone change a gradient by 0.1."""

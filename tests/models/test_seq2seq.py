@@ -166,6 +166,7 @@ def test_padding_is_inert_in_source_and_target(name):
 class Decoder(nn.Module):
     """The decoder of a model as a layer by itself, over the memory of sources that stay the same."""
 
+    stands_for = Seq2Seq  # in the table of laws x layers
     make: Any
     constant: bool = False
     dtype: Any = None

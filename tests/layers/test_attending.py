@@ -123,7 +123,6 @@ def test_laws_of_attention_to_a_memory(layer):
         layer,
         starts=False,
         initial_carry=lambda variables, spec: layer.apply(variables, spec, method="begin"),
-        compiler_options=testing.quick_compile(),
     )
 
 

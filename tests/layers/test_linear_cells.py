@@ -42,7 +42,7 @@ def test_laws(name):
 
 @pytest.mark.exhaustive
 def test_law_of_export_where_the_implementation_is_chosen():
-    testing.check_export(RGLRU(4), compiler_options=testing.quick_compile())
+    testing.check_export(RGLRU(4))
 
 
 @pytest.mark.parametrize("name", OPS)

@@ -52,7 +52,7 @@ def test_all_measures_the_plan(monkeypatch, capsys):
         measured.append((case.name, shape.name, protocol.rounds))
         return []
 
-    monkeypatch.setattr("benchmarks.__main__.measure", note)
+    monkeypatch.setattr("benchmarks.commands.measure", note)
     assert main(["all", "--json"]) == 0
     assert measured == [(part.case.name, part.shape.name, 6) for part in plan.headline()]
     assert f"{len(CASES)} cases at {len(measured)} shapes: about" in capsys.readouterr().err

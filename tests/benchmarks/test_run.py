@@ -70,7 +70,7 @@ def test_part_of_a_group_can_be_chosen(monkeypatch, capsys):
         measured.append((case.name, shape.name, *case.modes))
         return []
 
-    monkeypatch.setattr("benchmarks.__main__.measure", note)
+    monkeypatch.setattr("benchmarks.commands.measure", note)
     arguments = ["run", "recurrent", "lstm", "--shape", "1x1000x128x256,128x28x28x128", "--mode", "gradient", "--json"]
     assert main(arguments) == 0
     assert measured == [

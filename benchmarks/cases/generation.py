@@ -13,7 +13,7 @@ def _prompts(parameters: Mapping[str, int]) -> Arrays:
     return {"x": np.random.default_rng(0).integers(parameters["vocabulary"], size=shape, dtype=np.int32)}
 
 
-def _case(name: str, summary: str, peers: tuple[str, ...], **sizes: int) -> Case:
+def _case(name: str, summary: str, **sizes: int) -> Case:
     return Case(
         name=name,
         summary=summary,
@@ -25,7 +25,7 @@ def _case(name: str, summary: str, peers: tuple[str, ...], **sizes: int) -> Case
             )
             for batch in (1, 16)
         ),
-        peers=peers,
+        peers=("torch", "flax"),
         # The tokens themselves.
         agreement={"y": 0.0},
         batch=_prompts,
@@ -39,13 +39,11 @@ def _case(name: str, summary: str, peers: tuple[str, ...], **sizes: int) -> Case
 LSTM = _case(
     "lstm_generation",
     "a prompt and 128 tokens more by an LSTM with tied weights",
-    ("torch", "flax"),
     features=512,
 )
 TRANSFORMER = _case(
     "transformer_generation",
     "a prompt and 128 tokens more by a Transformer with its cache",
-    ("flax",),
     features=256,
     heads=4,
     depth=4,

@@ -122,7 +122,7 @@ class _Cached(_Eager):
 class _Block(nn.Module):
     def __init__(self, features: int, heads: int):
         super().__init__()
-        self._heads = heads
+        self.heads = heads
         self.norm_mixer, self.norm_mlp = (nn.LayerNorm(features, eps=1e-6) for _ in range(2))
         self.qkv = nn.Linear(features, 3 * features, bias=False)
         self.out = nn.Linear(features, features, bias=False)
@@ -130,13 +130,15 @@ class _Block(nn.Module):
         self.down = nn.Linear(4 * features, features, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        heads = self.qkv(self.norm_mixer(x)).unflatten(-1, (3, self._heads, -1)).permute(2, 0, 3, 1, 4)
+        heads = self.qkv(self.norm_mixer(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         y = functional.scaled_dot_product_attention(*heads, is_causal=True)
         x = x + self.out(y.transpose(1, 2).flatten(2))
         return x + self.down(functional.gelu(self.up(self.norm_mlp(x)), approximate="tanh"))
 
 
-class _Transformer(nn.Module):
+class Transformer(nn.Module):
+    """A causal Transformer with learned positions and tied weights, from tokens to logits."""
+
     def __init__(self, vocabulary: int, time: int, features: int, heads: int, depth: int):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, features)
@@ -145,6 +147,7 @@ class _Transformer(nn.Module):
         self.norm = nn.LayerNorm(features, eps=1e-6)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The logits [batch, time, vocabulary]."""
         x = self.embedding(tokens) + self.table
         for block in self.blocks:
             x = block(x)
@@ -157,11 +160,11 @@ class _LanguageModel(_Eager):
         self._forward = problem.mode == "forward"
         self._x, self._y = (torch.from_numpy(problem.batch[name]).long().to(device) for name in "xy")
         names = "vocabulary", "time", "features", "heads", "depth"
-        self._network = _Transformer(*(problem.parameters[name] for name in names)).to(device)
+        self._network = Transformer(*(problem.parameters[name] for name in names)).to(device)
         self._weights = {
             name: torch.from_numpy(value).to(device).requires_grad_() for name, value in problem.weights.items()
         }
-        self._converted = _converted(self._weights, problem.parameters["depth"])
+        self._converted = converted_transformer(self._weights, problem.parameters["depth"])
         with torch.no_grad():
             for name, parameter in self._network.named_parameters():
                 parameter.copy_(self._converted[name])
@@ -186,7 +189,7 @@ class _LanguageModel(_Eager):
         return loss, torch.autograd.grad(loss, list(self._network.parameters()))
 
 
-def _converted(weights: Mapping[str, torch.Tensor], depth: int) -> dict[str, torch.Tensor]:
+def converted_transformer(weights: Mapping[str, torch.Tensor], depth: int) -> dict[str, torch.Tensor]:
     """Kernels the other way round, and one for queries, keys and values."""
     found = {
         "embedding.weight": weights["embedding/embedding"],

@@ -1,5 +1,6 @@
 """PyTorch's text token by token, in a loop of Python's."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,10 +10,30 @@ from torch.nn import functional
 from benchmarks.case import Problem
 from benchmarks.peers.eager import device_of
 from benchmarks.peers.looped import Looped
+from benchmarks.peers.torch_attention import Transformer, converted_transformer
+
+_Logits = Callable[[torch.Tensor, Any], tuple[torch.Tensor, Any]]
+"""From tokens [batch, time] and a carry, None for the first, to the logits after the last, and a carry."""
 
 
 def generation(problem: Problem) -> Looped:
-    """`nn.LSTM` with the embedding for a head: the prompt at once, then a token at a time."""
+    """Either model: the prompt at once, then a token at a time."""
+    logits = (_recurrent if problem.case == "lstm_generation" else _transformer)(problem)
+    prompts = torch.from_numpy(problem.batch["x"]).long().to(device_of(problem))
+
+    @torch.inference_mode()
+    def likeliest(tokens: torch.Tensor, carry: Any) -> tuple[torch.Tensor, Any]:
+        last, carry = logits(tokens, carry)
+        return last.argmax(dim=-1), carry
+
+    def more(token: torch.Tensor, carry: Any) -> tuple[torch.Tensor, Any]:
+        return likeliest(token[:, None], carry)
+
+    return Looped(problem, lambda: likeliest(prompts, None), more)
+
+
+def _recurrent(problem: Problem) -> _Logits:
+    """`nn.LSTM` with the embedding for a head."""
     device, features = device_of(problem), problem.parameters["features"]
     weights = {name.split("/")[-1]: torch.from_numpy(value).to(device) for name, value in problem.weights.items()}
     table = weights["embedding"]
@@ -22,14 +43,36 @@ def generation(problem: Problem) -> Looped:
         # They come in this order.
         for parameter, value in zip(layer.parameters(), ours, strict=True):
             parameter.copy_(value)
-    prompts = torch.from_numpy(problem.batch["x"]).long().to(device)
 
-    @torch.inference_mode()
-    def likeliest(tokens: torch.Tensor, carry: Any) -> tuple[torch.Tensor, Any]:
+    def logits(tokens: torch.Tensor, carry: Any) -> tuple[torch.Tensor, Any]:
         y, carry = layer(functional.embedding(tokens, table), carry)
-        return functional.linear(y[:, -1], table).argmax(dim=-1), carry
+        return functional.linear(y[:, -1], table), carry
 
-    def more(token: torch.Tensor, carry: Any) -> tuple[torch.Tensor, Any]:
-        return likeliest(token[:, None], carry)
+    return logits
 
-    return Looped(problem, lambda: likeliest(prompts, None), more)
+
+def _transformer(problem: Problem) -> _Logits:
+    """Blocks whose keys and values are written to a cache [B, N, T, H], in place."""
+    device, sizes = device_of(problem), problem.parameters
+    batch, room = len(problem.batch["x"]), sizes["prompt"] + sizes["tokens"]
+    network = Transformer(sizes["vocabulary"], room, *(sizes[name] for name in ("features", "heads", "depth")))
+    weights = {name: torch.from_numpy(value) for name, value in problem.weights.items()}
+    network.load_state_dict(converted_transformer(weights, sizes["depth"]))
+    network.to(device)
+    shape = sizes["depth"], 2, batch, sizes["heads"], room, sizes["features"] // sizes["heads"]
+    cache = torch.zeros(shape, device=device)
+
+    def logits(tokens: torch.Tensor, place: int | None) -> tuple[torch.Tensor, int]:
+        begin = place or 0
+        end = begin + tokens.shape[1]
+        x = network.embedding(tokens) + network.table[begin:end]
+        for block, cached in zip(network.blocks, cache, strict=True):
+            heads = block.qkv(block.norm_mixer(x)).unflatten(-1, (3, block.heads, -1)).permute(2, 0, 3, 1, 4)
+            cached[:, :, :, begin:end] = heads[1:]
+            # One token after all others sees all there is.
+            y = functional.scaled_dot_product_attention(heads[0], *cached[:, :, :, :end], is_causal=place is None)
+            x = x + block.out(y.transpose(1, 2).flatten(2))
+            x = x + block.down(functional.gelu(block.up(block.norm_mlp(x)), approximate="tanh"))
+        return functional.linear(network.norm(x[:, -1]), network.embedding.weight), end
+
+    return logits

@@ -284,7 +284,8 @@ def _remarks(records: Sequence[Record]) -> Iterable[str]:
     for device in get_args(Device):
         elsewhere = [CASES[name] for name in cases if (name, device) not in measured]
         if count := sum(target.device == device for case in elsewhere for target in case.targets):
-            yield f"Not measured: {count} targets on a {device}, see python -m benchmarks all --device {device}"
+            how = f"python -m benchmarks all --device {device}"
+            yield f"Targets on a {device}, not measured here: {count}; {how} judges them"
     yield from dict.fromkeys(f"Measured on: {_machine(record)}, load {record['load']:.1f}" for record in records)
     limits = {"matmul_flops": "GFLOP/s in one large product of matrices", "memory_bandwidth": "GB/s of memory"}
     for name, unit in limits.items():

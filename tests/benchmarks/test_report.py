@@ -28,7 +28,7 @@ def test_table_judges_the_targets(make_record):
     assert "too noisy to rely on the ratios of these: cnn, batch 32: keras" in text
     assert "a processor, 2 cores, 16 GiB" in text
     assert "jaxnets / flax, gpu" not in text
-    assert "Not measured: 2 targets on a gpu, see python -m benchmarks all --device gpu" in text
+    assert "Targets on a gpu, not measured here: 2; python -m benchmarks all --device gpu judges them" in text
     assert "torch 1.0" in text
 
 
@@ -86,7 +86,7 @@ def test_on_a_gpu_nothing_is_behind(make_record):
     (row,) = [line for line in text.splitlines() if "jaxnets / flax, gpu" in line]
     assert [cell.strip() for cell in row.split("|")][3:-1] == ["each of batch 32, batch 128", "1", "1.10", "shortfall"]
     assert "jaxnets / torch, cpu" not in text
-    assert "targets on a cpu, see python -m benchmarks all --device cpu" in text
+    assert "Targets on a cpu, not measured here: 8; python -m" in text
 
 
 def test_what_was_left_out_is_said(make_record, tmp_path):

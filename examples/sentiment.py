@@ -37,6 +37,7 @@ def transformer(features: int) -> Any:
 
 READERS: dict[str, tuple[Callable[[int], Any], str]] = {
     "bag": (lambda features: None, "mean"),
+    "sum": (lambda features: None, "sqrt"),
     "attention": (lambda features: None, "attention"),
     "cnn": (models.WordCNN, "max"),
     "gru": (layers.GRU, "attention"),
@@ -52,8 +53,11 @@ SMALL = {
     "vocabulary": 20_000,
     "least": 1,
     "pairs": 0,
+    "ngrams": 0,
+    "scale": 1.0,
     "length": 200,
     "word_dropout": 0.3,
+    "dropout": 0.5,
     "learning_rate": 5e-3,
     "steps": 600,
 }
@@ -61,10 +65,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "docstrings": SMALL,
     "sst2": {
         **SMALL,
-        "model": "cnn",
-        "word_dropout": 0.5,
-        "learning_rate": 1e-3,
-        "steps": 1200,
+        "model": "sum",
+        "features": 16,
+        "pairs": 2**16,
+        "ngrams": 2**16,
+        "scale": 0.01,
+        "dropout": 0.0,
+        "learning_rate": 1.5e-3,
+        "steps": 300,
     },
     "imdb": {
         **SMALL,
@@ -82,7 +90,6 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 DEFAULTS = {
     "data": "docstrings",
-    "dropout": 0.5,
     "batch_size": 64,
     "optimizer": "adamw",
     "schedule": "linear",
@@ -109,12 +116,16 @@ class Train(cli.Choosing):
     """How often a word occurs at least in the training data. By default what suits the data: 1 for docstrings."""
     pairs: int | None = None
     """Rows of the table of pairs of words; 0 for none. By default what suits the data: none for docstrings."""
+    ngrams: int | None = None
+    """Rows of the table of the n-grams of words; 0 for none. By default what suits the data: 0 for docstrings."""
+    scale: float | None = None
+    """How large the tables begin, as a part of the usual. By default what suits the data: 1 for docstrings."""
     length: int | None = None
     """Words of a text; of a longer one the middle is left out. By default what suits the data: 200 for docstrings."""
     word_dropout: float | None = None
     """Share of the words that are left out in training. By default what suits the data: 0.3 for docstrings."""
     dropout: float | None = None
-    """Share of what is dropped before the logits in training. By default 0.5."""
+    """Share of what is dropped before the logits in training. By default what suits the data: 0.5 for docstrings."""
     steps: int | None = None
     """Training steps in all. By default what suits the data: 600 for docstrings."""
     schedule_steps: int | None = None
@@ -174,18 +185,20 @@ class Train(cli.Choosing):
         counts = ("features", "vocabulary", "least", "length", "steps", "batch_size", "checkpoint_every")
         config = cli.resolved(self, {**DEFAULTS, **RECIPES.get(data, SMALL)}, old, counts=counts)
         rates = config.word_dropout, config.dropout, config.average
-        if not (all(0 <= rate < 1 for rate in rates) and config.pairs >= 0 and 0 <= config.seed < 2**32):
+        if not (all(0 <= rate < 1 for rate in rates) and config.scale > 0 and 0 <= config.seed < 2**32):
             raise ValueError(
-                "train: --word-dropout, --dropout and --average want to be from 0 to below 1, --pairs 0 or more, and "
+                "train: --word-dropout, --dropout and --average want to be from 0 to below 1, --scale above 0, and "
                 "--seed from 0 to 2**32 - 1"
             )
+        if config.pairs < 0 or config.ngrams < 0 or config.ngrams == 1:
+            raise ValueError("train: --pairs wants to be 0 or more, and --ngrams 0, or 2 or more")
         return config
 
     def prepared(self, texts: jn.data.LabelledTexts) -> tuple[dict[str, Any], "Task", tuple[Any, train.State, Any]]:
         """What config.json holds, the task, and what learns: the step, the first state, the loader of the data."""
         spaced = [jn.data.spaced_words(text) for text in texts.train.texts]
         tokenizer = jn.data.WordTokenizer.of(spaced, self.vocabulary, least=self.least, spell=False)
-        words = [jn.data.without_middle(tokenizer.encode(text), self.length) for text in spaced]
+        words = [encoded(tokenizer, text, self.length, self.ngrams) for text in spaced]
         bounds = jn.data.bucket_bounds(np.array([len(each) for each in words]), BUCKETS)
         facts = {"classes": list(texts.classes), "bounds": list(bounds), "data_sha256": texts.fingerprint}
         saved = {**cli.saved_options(self), **facts}
@@ -316,6 +329,8 @@ class Task:
             reader(config["features"]),
             pooling=pooling,
             pairs=config["pairs"],
+            ngrams=config["ngrams"],
+            scale=config["scale"],
             word_dropout=config["word_dropout"],
             dropout=config["dropout"],
         )
@@ -323,7 +338,7 @@ class Task:
 
     def words(self, text: str) -> np.ndarray:
         """The words of a text, those in the middle of a long one left out."""
-        return jn.data.without_middle(self.tokenizer.encode(jn.data.spaced_words(text)), self.length)
+        return encoded(self.tokenizer, jn.data.spaced_words(text), self.length, self.model.ngrams)
 
     def part(self, labelled: jn.data.Labelled) -> dict[str, np.ndarray]:
         """A part of the data to evaluate on; the words are an array of arrays, since texts differ in length."""
@@ -389,8 +404,16 @@ class Task:
 
     def untrained(self) -> train.State:
         """The state before training."""
-        batch = {"x": np.zeros((1, 2), np.int32)}
+        batch = {"x": self.words("no words")[None]}
         return train.create(self.model, train.optimizer("sgd", 0.0), batch, key=jax.random.key(0))
+
+
+def encoded(tokenizer: jn.data.WordTokenizer, spaced: str, length: int, ngrams: int) -> np.ndarray:
+    """The words of a text, with their n-grams where those count; of a long text the middle is left out."""
+    words = tokenizer.encode(spaced)
+    if ngrams:
+        words = np.concatenate([words[:, None], jn.data.word_ngrams(spaced.split(), ngrams)], axis=1)
+    return jn.data.without_middle(words, length)
 
 
 def show(answers: Sequence[Answer]) -> None:
@@ -405,7 +428,19 @@ def show(answers: Sequence[Answer]) -> None:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """The configuration of a run of this program."""
-    fields = ("data", "model", "features", "pairs", "length", "word_dropout", "dropout", "classes", "bounds")
+    fields = (
+        "data",
+        "model",
+        "features",
+        "pairs",
+        "ngrams",
+        "scale",
+        "length",
+        "word_dropout",
+        "dropout",
+        "classes",
+        "bounds",
+    )
     return train.read_config(folder, fields=fields, choices={"model": READERS})
 
 

@@ -39,7 +39,7 @@ from jaxnets.data.tokenizers import (
     tokenizer_from_json,
 )
 from jaxnets.data.windows import DeviceWindows, every_window
-from jaxnets.data.words import spaced_words, without_middle, word_spans
+from jaxnets.data.words import spaced_words, without_middle, word_ngrams, word_spans
 
 __all__ = [
     "SOURCES",
@@ -105,5 +105,6 @@ __all__ = [
     "stratified_split",
     "tokenizer_from_json",
     "without_middle",
+    "word_ngrams",
     "word_spans",
 ]

@@ -1,6 +1,7 @@
 """Words keep their place, whatever lower case does to them; long texts lose their middle."""
 
 import numpy as np
+import pytest
 
 from jaxnets import data
 
@@ -23,3 +24,17 @@ def test_a_long_text_loses_its_middle():
     assert data.without_middle(words, 1).tolist() == [8]
     assert data.without_middle(words, 9) is words
     assert data.without_middle(list(range(4)), 5) == [0, 1, 2, 3]
+
+
+def test_words_share_the_ngrams_they_share():
+    unlike, unlikely, fun = data.word_ngrams(["unlike", "unlikely", "fun"], 2**20)
+    shared = set(unlike[unlike > 0]) & set(unlikely)
+    assert (unlike > 0).sum() == 6 + 5 + 4  # of <unlike>, eight characters
+    assert len(shared) == 5 + 4 + 3  # those without the end
+    assert not set(fun[fun > 0]) & set(unlike)  # `un>` and `<un` differ
+    few = data.word_ngrams(["a" * 50, ""], 8, room=5)
+    assert few.shape == (2, 5)
+    assert 1 <= few[0].min() <= few[0].max() <= 7
+    assert not few[1].any()
+    with pytest.raises(ValueError, match="rows wants 2 or more and room 1 or more, got 1 and 24"):
+        data.word_ngrams(["a"], 1)

@@ -115,9 +115,10 @@ def test_predict_in_words(trained, run, typed):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("model", ["cnn", "gru", "lstm", "bilstm", "transformer"])
+@pytest.mark.parametrize("model", ["cnn", "gru", "lstm", "bilstm", "transformer", "sum"])
 def test_every_reader(run, reviews, model):
-    code, out, last = run("train", "--data", reviews, "--model", model, *SHORT, "--json")
+    options = ["--ngrams", "50", "--scale", "0.1"] if model == "sum" else []
+    code, out, last = run("train", "--data", reviews, "--model", model, *options, *SHORT, "--json")
     assert code == 0, last
     result = json.loads(out)
     assert set(result) == RESULT
@@ -136,6 +137,7 @@ def test_every_reader(run, reviews, model):
         (["train", "--model", "bert"], "--model"),
         (["train", "--word-dropout", "1"], "--word-dropout"),
         (["train", "--features", "0"], "--features"),
+        (["train", "--ngrams", "1"], "--ngrams"),
         (["evaluate", "--run", "nowhere"], "nowhere is not a run folder"),
     ],
 )

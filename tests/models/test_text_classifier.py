@@ -75,6 +75,21 @@ def test_poolings_by_hand():
     np.testing.assert_allclose(attended.sum(1), [1, 1, 0, 1], rtol=1e-6)
 
 
+def test_ngrams_by_hand_and_where_there_are_none():
+    grams = jnp.array([[[5, 6, 0], [5, 0, 0]], [[1, 2, 3], [0, 0, 0]]])  # of words 1, 2 and 3; the last is padding
+    x = jnp.concatenate([jnp.array([[1, 2], [3, 8]])[..., None], grams], axis=-1)
+    model = TextClassifier(9, 4, 3, pooling="sqrt", ngrams=7, scale=0.1)
+    logits, variables = model.init_with_output(KEY, x, lengths=jnp.array([2, 1]))
+    params = variables["params"]
+    words, table = params["embedding"]["embedding"], params["ngram_embedding"]["embedding"]
+    assert 0.02 < float(jnp.std(words)) < 0.1  # a tenth of 1 / sqrt(4)
+    first = (words[1] + table[5] + table[6] + words[2] + table[5]) / np.sqrt(2)
+    want = jnp.stack([first, words[3] + table[1] + table[2] + table[3]]) @ params["head"]["kernel"]
+    np.testing.assert_allclose(logits, want, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"x wants \[B, T, 1 \+ n-grams\] but has shape \(4, 6\)"):
+        model.apply(variables, WORDS)
+
+
 @pytest.mark.exhaustive
 def test_pairs_know_the_order():
     model = TextClassifier(9, 4, 3, pairs=1009)
@@ -114,7 +129,13 @@ def test_whole_words_are_dropped_in_training_alone():
 @pytest.mark.parametrize(
     ("options", "x", "call", "error", "words"),
     [
-        ({"pooling": "sum"}, WORDS, "__call__", ValueError, "pooling must be one of mean, max, last, attention, got"),
+        (
+            {"pooling": "sum"},
+            WORDS,
+            "__call__",
+            ValueError,
+            "pooling must be one of mean, sqrt, max, last, attention, got",
+        ),
         ({}, jnp.ones((1, 2)), "__call__", TypeError, "x wants tokens, of an integer dtype, but has float32"),
         ({}, WORDS, "attend", ValueError, "attend wants pooling='attention', got 'mean'"),
     ],

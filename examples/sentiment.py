@@ -1,7 +1,7 @@
 """Text classification: from which package a docstring is, whether a film is liked, or any labels of one's own.
 
 python examples/sentiment.py train                                    # Python's docstrings, under a minute
-python examples/sentiment.py train --data sst2 --model cnn
+python examples/sentiment.py train --data sst2
 python examples/sentiment.py train --data reviews.tsv --model gru
 python examples/sentiment.py evaluate --run runs/sst2
 echo "not bad at all" | python examples/sentiment.py predict --run runs/sst2 --explain gradients --html words.html

@@ -112,7 +112,7 @@ PEERS: dict[str, Peer] = {
         "its step in one compiled loop, nothing around", "benchmarks.peers.jaxnets", _OURS, options={"bare": True}
     ),
     "jaxnets_streaming": Peer(
-        "token by token, read one by one",
+        "`models.Writer`, a text as it comes",
         "benchmarks.peers.jaxnets",
         _OURS,
         options={"streaming": True},

@@ -11,7 +11,7 @@ from benchmarks.case import Problem
 from benchmarks.peers.compiled import nested
 from benchmarks.peers.flax_weights import lstm
 from benchmarks.peers.layer import blocks, split_heads
-from benchmarks.peers.looped import Looped
+from benchmarks.peers.looped import Texts, looped
 
 
 class _Recurrent(nn.Module):
@@ -53,7 +53,7 @@ class _Transformer(nn.Module):
         return embed.attend(nn.LayerNorm(name="norm")(x))
 
 
-def generation(problem: Problem) -> Looped:
+def generation(problem: Problem) -> Texts:
     """The cell, or attention with `decode=True`; either takes a prompt token by token, under `lax.scan`."""
     begin, step = (_recurrent if problem.case == "lstm_generation" else _transformer)(problem)
 
@@ -70,7 +70,7 @@ def generation(problem: Problem) -> Looped:
     def more(token: jax.Array, carry: Any) -> tuple[jax.Array, Any]:
         return likeliest(carry, token)[::-1]
 
-    return Looped(problem, lambda: first(problem.batch["x"]), more)
+    return looped(problem, lambda: first(problem.batch["x"]), more)
 
 
 def _recurrent(problem: Problem) -> tuple[Callable[[], Any], Callable[[Any, Any], Any]]:

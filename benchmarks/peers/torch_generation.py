@@ -9,14 +9,14 @@ from torch.nn import functional
 
 from benchmarks.case import Problem
 from benchmarks.peers.eager import device_of
-from benchmarks.peers.looped import Looped
+from benchmarks.peers.looped import Texts, looped
 from benchmarks.peers.torch_attention import Transformer, converted_transformer
 
 _Logits = Callable[[torch.Tensor, Any], tuple[torch.Tensor, Any]]
 """From tokens [batch, time] and a carry, None for the first, to the logits after the last, and a carry."""
 
 
-def generation(problem: Problem) -> Looped:
+def generation(problem: Problem) -> Texts:
     """Either model: the prompt at once, then a token at a time."""
     logits = (_recurrent if problem.case == "lstm_generation" else _transformer)(problem)
     prompts = torch.from_numpy(problem.batch["x"]).long().to(device_of(problem))
@@ -29,7 +29,7 @@ def generation(problem: Problem) -> Looped:
     def more(token: torch.Tensor, carry: Any) -> tuple[torch.Tensor, Any]:
         return likeliest(token[:, None], carry)
 
-    return Looped(problem, lambda: likeliest(prompts, None), more)
+    return looped(problem, lambda: likeliest(prompts, None), more)
 
 
 def _recurrent(problem: Problem) -> _Logits:

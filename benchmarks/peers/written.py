@@ -1,16 +1,17 @@
-"""Texts of ours: in one compiled loop, or token by token as they are read."""
+"""Texts of ours: in one compiled loop, or as they are read, row by row."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import jaxnets as jn
 from benchmarks.case import Contender, Problem
 from benchmarks.peers.compiled import nested
 from benchmarks.peers.layer import CompiledLayer
-from benchmarks.peers.looped import Looped
+from benchmarks.peers.looped import Texts
 
 
 def written(problem: Problem, model: Any) -> Contender:
@@ -31,15 +32,9 @@ def written(problem: Problem, model: Any) -> Contender:
     if not problem.options.get("streaming"):
         return CompiledLayer(problem, nested, whole)
 
-    @jax.jit
-    def first(params: Any, prompts: jax.Array) -> tuple[jax.Array, Any]:
-        _, state = begun(params, prompts)
-        return jnp.argmax(state.logits, axis=-1), state.carry
+    params, writer = jax.device_put(nested(problem.weights)), jn.models.Writer(model)
 
-    @jax.jit
-    def more(params: Any, token: jax.Array, carry: Any) -> tuple[jax.Array, Any]:
-        logits, carry = model.apply({"params": params}, token[:, None], carry=carry)
-        return jnp.argmax(logits[:, 0], axis=-1), carry
+    def streamed() -> np.ndarray:
+        return np.array([[token for token, _ in writer.write({"params": params}, row, tokens)] for row in prompts])
 
-    params = jax.device_put(nested(problem.weights))
-    return Looped(problem, lambda: first(params, prompts), lambda token, carry: more(params, token, carry))
+    return Texts(streamed, "a few to a call")

@@ -1,6 +1,7 @@
 """Writing by a model of language: tokens as they come, each call of the compiled loop making a few."""
 
 import functools
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,11 +13,15 @@ from jaxtyping import Array, Int, Integer, Key
 from jaxnets import ops
 from jaxnets.layers import initial_carry
 
+_FIRST = 16  # tokens to the first call
+_SECONDS = 0.03  # what a call is to take
+
 
 class Writer:
     """Writes on from prompts by any model of language under the sequence contract.
 
-    While the last few tokens are shown the device makes the next. The text is that of one compiled loop.
+    While the last few tokens are shown the device makes the next: 16 at first, then as many as take about 30
+    milliseconds, so that text flows and a call costs little beside them. The text is that of one compiled loop.
 
     >>> model = jn.models.LanguageModel(jn.layers.GRU(features=4), vocabulary=5, features=4)
     >>> variables = model.init(jax.random.key(0), jnp.array([[1, 2]]))
@@ -26,12 +31,12 @@ class Writer:
     20
     """
 
-    def __init__(self, model: Any, *, at_once: int = 64, **sampling: Any):
+    def __init__(self, model: Any, *, at_once: int = 512, **sampling: Any):
         """Makes a writer; it compiles at its first prompt, and again for a prompt of another length.
 
         Args:
           model: Tokens [B, T] to logits [B, T, V]; not bound to variables.
-          at_once: Tokens to a call.
+          at_once: At most so many tokens to a call.
           **sampling: As for `ops.generate`: temperature, top_k, top_p, min_p, repetition_penalty.
         """
         self.model, self.at_once, self.sampling = model, at_once, sampling
@@ -57,22 +62,28 @@ class Writer:
         Raises:
           ValueError: If the prompt or a stop sequence is empty, or a number is out of range.
         """
-        room, stops = len(prompt) + tokens + self.at_once, tuple(tuple(map(int, each)) for each in stop)
+        room, stops = len(prompt) + tokens, tuple(tuple(map(int, each)) for each in stop)
         state = self._begin(variables, jnp.asarray(prompt, jnp.int32)[None], room, stops)
-        text, state = self._go_on(variables, state, key)
-        return self._shown(variables, text, state, tokens, key)
+        count = min(_FIRST, self.at_once, tokens)
+        text, state = self._go_on(variables, state, key, count)
+        return self._shown(variables, text, state, count, tokens, key)
 
     def _shown(
-        self, variables: Any, text: ops.Generated, state: ops.Decoding, tokens: int, key: Any
+        self, variables: Any, text: ops.Generated, state: ops.Decoding, count: int, left: int, key: Any
     ) -> Iterator[tuple[int, float]]:
-        for left in range(tokens, 0, -self.at_once):
-            shown = text
-            if left > self.at_once:
-                text, state = self._go_on(variables, state, key)
+        more = count
+        while count:
+            shown, asked, left = text, count, left - count
+            count = min(more, left)
+            if count:
+                text, state = self._go_on(variables, state, key, count)
+            begun = time.perf_counter()
             made, lengths, log_probs = jax.device_get(shown)  # whole: to index an array on the device takes longer
-            count = min(int(lengths[0]), left)
-            yield from zip(made[0, :count].tolist(), log_probs[0, :count].tolist(), strict=True)
-            if count < self.at_once:
+            seconds = time.perf_counter() - begun
+            more = min(2 * more, self.at_once) if seconds < _SECONDS else max(more // 2, 1)
+            length = int(lengths[0])
+            yield from zip(made[0, :length].tolist(), log_probs[0, :length].tolist(), strict=True)
+            if length < asked:
                 return
 
     @functools.cached_property
@@ -87,8 +98,8 @@ class Writer:
     @functools.cached_property
     def _go_on(self) -> Any:
         @jax.jit
-        def go_on(variables: Any, state: ops.Decoding, key: Any) -> tuple[ops.Generated, ops.Decoding]:
-            return ops.generate(self._step(variables), state, self.at_once, key=key, **self.sampling)
+        def go_on(variables: Any, state: ops.Decoding, key: Any, count: Any) -> tuple[ops.Generated, ops.Decoding]:
+            return ops.generate(self._step(variables), state, self.at_once, at_most=count, key=key, **self.sampling)
 
         return go_on
 

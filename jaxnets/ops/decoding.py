@@ -109,6 +109,7 @@ def generate(
     state: Decoding,
     steps: int,
     *,
+    at_most: Int[Array, ""] | int | None = None,
     key: Key[Array, ""] | None = None,
     temperature: float | Float[Array, ""] = 1.0,
     top_k: int | None = None,
@@ -125,6 +126,7 @@ def generate(
       step: The model.
       state: From `prefill`, or from here.
       steps: At most so many tokens to a row.
+      at_most: And at most so many, a number that the compiled program need not know: the rest is 0.
       key: What tokens are drawn from, with `fold_in` by their number; None takes the likeliest.
       temperature: See `filter_logits`, as for the next three.
       top_k: Only the likeliest so many.
@@ -159,8 +161,9 @@ def generate(
 
     none = jnp.zeros((batch, steps), jnp.int32)
     text = Generated(none, jnp.zeros(batch, jnp.int32), none.astype(state.logits.dtype))
+    end = jnp.int32(steps) if at_most is None else jnp.minimum(steps, jnp.asarray(at_most, jnp.int32))
     _, text, state = lax.while_loop(
-        lambda loop: (loop[0] < steps) & ~jnp.all(loop[2].done), body, (jnp.int32(0), text, state)
+        lambda loop: (loop[0] < end) & ~jnp.all(loop[2].done), body, (jnp.int32(0), text, state)
     )
     return text, state
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnets.train.checksums import check_seal, checksum_of_index, checksum_of_leaf, seal
+from jaxnets.train.checksums import check_seal, checksum_of_index, checksums_of_leaves, read_leaves, seal, write_leaves
 from jaxnets.train.files import first_line, why_not_written
 from jaxnets.train.fingerprint import check_fingerprint, whole_fingerprint
 from jaxnets.train.leaves import check_keys, data_of, described, is_key, rebuilt
@@ -82,6 +82,7 @@ class Checkpoints:
         self._goes_on = False
         self._saved: int | None = None
         self._under_way: int | None = None
+        self._arrays: Mapping[str, np.ndarray] = {}
 
     def save(self, state: State, extra: Mapping[str, Any] | None = None) -> None:
         """Copies the state and writes it in the background; a failure surfaces at the next save, wait or exit.
@@ -109,7 +110,7 @@ class Checkpoints:
             self._saved = step
             return
         arrays = {path: np.array(array) for path, array in numbers.items()}
-        description = {path: [*described(leaf), checksum_of_leaf(arrays[path])] for path, leaf in leaves.items()}
+        description = {path: described(leaf) for path, leaf in leaves.items()}
         keys = {path: str(jax.random.key_impl(leaf)) for path, leaf in leaves.items() if is_key(leaf)}
         # As it will be read, where the keys of every dict are strings.
         index = json.loads(
@@ -120,7 +121,7 @@ class Checkpoints:
         manager = self._opened(step)
         items = {"state": ocp.args.StandardSave(arrays), "index": ocp.args.JsonSave(index)}
         with self._writing(step):
-            self._under_way = step
+            self._under_way, self._arrays = step, arrays
             manager.save(step, args=ocp.args.Composite(**items), force=True)
         self._saved, self._goes_on = step, True
 
@@ -220,7 +221,9 @@ class Checkpoints:
 
     def _seal(self) -> None:
         """Called in the background when all is written, but for the name that the folder of a finished step has."""
+        arrays, self._arrays = self._arrays, {}
         for folder in self.directory.glob(f"{self._under_way}.*"):
+            write_leaves(folder, arrays)
             seal(folder)
 
     @contextmanager
@@ -252,8 +255,8 @@ class Checkpoints:
             index = reader.restore(folder / "index", args=ocp.args.JsonRestore())
         if index["checksum"] != checksum_of_index(index):
             raise ValueError("index is damaged")
-        found = {path: (shape, dtype) for path, (shape, dtype, _) in index["leaves"].items()}
-        leaves = flatten(template)
+        found = {path: (shape, dtype) for path, (shape, dtype) in index["leaves"].items()}
+        sums, leaves = read_leaves(folder), flatten(template)
         try:
             if self.fingerprint is not None:
                 check_fingerprint(f"restore: {folder}", index.get("fingerprint"), whole_fingerprint(self.fingerprint))
@@ -266,8 +269,8 @@ class Checkpoints:
         check_keys(index["keys"], leaves, data)
         with ocp.Checkpointer(ocp.StandardCheckpointHandler(**_by_itself()), **_by_itself()) as reader:
             arrays = reader.restore(folder / "state", args=ocp.args.StandardRestore(target))
-        for path, (_, _, checksum) in index["leaves"].items():
-            if checksum_of_leaf(arrays[path]) != checksum:
+        for path, checksum in checksums_of_leaves(arrays).items():
+            if sums.get(path) != checksum:
                 raise ValueError(f"{path} is damaged")
         return index, arrays
 

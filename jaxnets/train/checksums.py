@@ -11,11 +11,24 @@ import numpy as np
 from jaxnets.train.files import replacing
 
 _SEAL = "checksums.json"
+_LEAVES = "index/leaves.json"
 
 
-def checksum_of_leaf(array: np.ndarray) -> str:
-    """Of the numbers alone."""
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+def checksums_of_leaves(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Of the numbers alone, by the paths of the leaves."""
+    flat = {path: np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for path, array in arrays.items()}
+    return {path: hashlib.sha256(numbers).hexdigest() for path, numbers in flat.items()}
+
+
+def write_leaves(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes down the checksums of a checkpoint's leaves."""
+    with replacing(folder / _LEAVES) as part:
+        part.write_text(json.dumps(checksums_of_leaves(arrays), indent=1))
+
+
+def read_leaves(folder: Path) -> dict[str, str]:
+    """Those that were written down, by the paths of the leaves."""
+    return dict(json.loads((folder / _LEAVES).read_bytes()))
 
 
 def checksum_of_index(index: Mapping[str, Any]) -> str:

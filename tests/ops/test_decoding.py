@@ -112,6 +112,14 @@ def test_a_few_tokens_at_a_time_are_the_same_text():
         np.testing.assert_array_equal(got, want)
 
 
+def test_at_most_is_a_number_that_is_not_compiled():
+    state = counted([[0, 1]])
+    text, after = jax.jit(lambda n: ops.generate(counting, state, 4, at_most=n))(3)
+    want, want_after = ops.generate(counting, state, 3)
+    np.testing.assert_array_equal(text.tokens, jnp.pad(want.tokens, ((0, 0), (0, 1))))
+    assert text.lengths == want.lengths == after.steps == want_after.steps == 3
+
+
 def test_rows_end_by_themselves():
     state = counted([[0], [3], [4]], stop=[(5,), (2, 3)])
     text, end = ops.generate(counting, state, 8)

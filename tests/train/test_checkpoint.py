@@ -14,7 +14,6 @@ import pytest
 
 from jaxnets import train
 from jaxnets.data import Loader
-from jaxnets.train.checksums import checksum_of_index
 
 
 def at(state, step):
@@ -109,7 +108,7 @@ def test_damage_to_any_file_falls_back_with_one_line(made, copy, capfd, harm):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("harm", ["leaf", "shape", "path", "extra", "checksum"])
+@pytest.mark.parametrize("harm", ["leaf", "leaves", "shape", "path", "extra", "checksum"])
 def test_damage_is_seen_without_the_checksums_of_files(made, copy, harm):
     (copy / "3" / "checksums.json").unlink()
     (path,) = (path for path in (copy / "3" / "index").iterdir() if b'"leaves"' in path.read_bytes())
@@ -122,13 +121,16 @@ def test_damage_is_seen_without_the_checksums_of_files(made, copy, harm):
         index["extra"]["step"] = 2
     elif harm == "checksum":
         index["checksum"] = "0" * 64
+    elif harm == "leaves":
+        path.with_name("leaves.json").unlink()
     elif harm == "leaf":
-        bias[2] = "0" * 64
-        index["checksum"] = checksum_of_index(index)
+        sums = path.with_name("leaves.json")
+        sums.write_text(json.dumps(json.loads(sums.read_text()) | {"params/Dense_0/bias": "0" * 64}))
     path.write_text(json.dumps(index))
     step, reports = restored(made, copy)
     assert step == 2
-    assert reports[0].endswith("params/Dense_0/bias is damaged" if harm == "leaf" else "index is damaged")
+    ends = {"leaf": "params/Dense_0/bias is damaged", "leaves": "leaves.json'"}
+    assert reports[0].endswith(ends.get(harm, "index is damaged"))
 
 
 def test_all_damaged_is_as_none(made, copy):

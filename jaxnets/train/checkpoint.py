@@ -236,6 +236,7 @@ class Checkpoints:
             with suppress(Exception), _silence():
                 self._close()
             self._saved = self._under_way = None
+            self._arrays = {}
             raise OSError(
                 f"Checkpoints: step {step} could not be written to {self.directory}, where steps {self.steps()} are: "
                 f"{why_not_written(error)}"

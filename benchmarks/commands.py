@@ -73,7 +73,7 @@ class All:
     """Print a line of JSON for each contender and shape, in place of tables."""
     out: Path | None = None
     """A folder to write CASE.json and CASE.png to."""
-    rounds: int = 6
+    rounds: int = 10
     """How often each contender has its turn."""
     seconds: float | None = None
     """About how long a turn is; as each case asks if not given."""

@@ -19,9 +19,10 @@ from benchmarks.remote import ContenderError, Remote
 Record = dict[str, Any]
 """One contender at one shape, as it is written to JSON; README.md says what the fields are."""
 
-# A contender was disturbed if the middle half of its rounds spreads wider than this, relative to the median...
+# A contender was disturbed if the middle half of its rounds spreads wider than this, relative to the median; and a
+# ratio is not known well enough if the bounds of its median lie further apart.
 _SPREAD = 0.10
-# ...or if other processes had more than this part of the machine in its turns: a steady load does not spread.
+# It was also disturbed if other processes had more than this part of the machine in its turns: a steady load does not spread.
 _OTHERS = 0.05
 
 
@@ -244,8 +245,23 @@ def _compared(us: str, name: str, ours: Sequence[str]) -> bool:
 
 def _ratio(ours: Record, theirs: Record) -> dict[str, Any]:
     """Of the rounds, each to its own neighbour: what slows the whole machine down slows both."""
-    pairs = zip(ours["times"]["rounds"], theirs["times"]["rounds"], strict=True)
-    return {**spread([a / b for a, b in pairs]), "noisy": ours["noisy"] or theirs["noisy"]}
+    ratios = [a / b for a, b in zip(ours["times"]["rounds"], theirs["times"]["rounds"], strict=True)]
+    own = spread(ratios)
+    low, high = bounds(ratios)
+    unsure = high - low > _SPREAD * own["median"]
+    return {**own, "noisy": ours["noisy"] or theirs["noisy"] or unsure}
+
+
+def bounds(values: Sequence[float]) -> tuple[float, float]:
+    """Between which the median lies that ever more such values would have, in at least 95 of 100 cases.
+
+    They are two of the values themselves, whatever these are distributed like: each lies below the true median as often
+    as above. Of five values or fewer even the extremes are less sure than that.
+    """
+    ordered, n, cut = sorted(values), len(values), 0
+    while 2 * sum(math.comb(n, below) for below in range(cut + 2)) <= 0.05 * 2**n:
+        cut += 1
+    return ordered[cut], ordered[-1 - cut]
 
 
 class _Turns:

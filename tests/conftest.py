@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +56,17 @@ def _laws_are_recorded():
 
     with laws.recorded(path):
         yield
+
+
+def pytest_collection_modifyitems(items):
+    """Begins with the laws, which take longest, and marks what the file in `JAXNETS_TESTS_LEFT` lists."""
+    items.sort(key=lambda item: "laws" not in item.name)
+    path = os.environ.get("JAXNETS_TESTS_LEFT")
+    left = set(Path(path).read_text().splitlines()) if path else set()
+    for item in items:
+        # Which peers there are also changes benchmarks that were not skipped.
+        if item.nodeid in left or (path and item.nodeid.startswith("tests/benchmarks/")):
+            item.add_marker(pytest.mark.left)
 
 
 def pytest_runtest_logreport(report):

@@ -119,6 +119,21 @@ def test_unsteady_rounds_and_other_load_are_noise():
     ]
 
 
+@pytest.mark.parametrize(("rounds", "cut"), [(1, 0), (5, 0), (6, 0), (8, 0), (9, 1), (10, 1), (12, 2), (20, 5)])
+def test_bounds_of_a_median(rounds, cut):
+    """Against the binomial distribution's quantiles, as in tables of the sign test."""
+    assert measure.bounds(list(range(rounds))) == (cut, rounds - 1 - cut)
+
+
+def test_a_ratio_that_is_not_sure_is_noise():
+    def noisy(theirs):
+        steady = {"times": {"rounds": [1.0] * 6}, "noisy": False}
+        return measure._ratio(steady, {"times": {"rounds": theirs}, "noisy": False})["noisy"]
+
+    assert not noisy([1.0, 1.01, 0.99, 1.02, 1.0, 1.03])
+    assert noisy([1.0, 1.01, 0.99, 1.02, 1.0, 1.13])
+
+
 def test_others_share_of_the_machine(monkeypatch):
     clock = itertools.count(step=0.05)
     monkeypatch.setattr(machine, "busy_seconds", lambda: next(clock))

@@ -62,6 +62,7 @@ def check(layer):
         testing.check_sequence_layer(layer, SPEC, **options)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", LAYERS)
 def test_laws(name):
     check(LAYERS[name])

@@ -44,6 +44,7 @@ def check(layer, *spec):
     testing.check_sequence_layer(layer, *spec, carry=not isinstance(layer, NO_CARRY))
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("layer", LAYERS, ids=spelt)
 def test_laws(layer):
     check(layer)

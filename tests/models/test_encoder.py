@@ -62,6 +62,7 @@ def test_a_class_is_of_the_tokens_that_count(pooling):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.optimised
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 def test_it_learns_which_of_two_tokens_comes_first(pooling):
     """That is lost on what knows no positions."""

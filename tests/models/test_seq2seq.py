@@ -88,6 +88,7 @@ def test_learns_to_reverse_short_sequences_in_no_time():
 
 
 @pytest.mark.exhaustive
+@pytest.mark.optimised
 @pytest.mark.parametrize("reverse", [False, True], ids=["copy", "reverse"])
 @pytest.mark.parametrize(
     ("model", "rate"),

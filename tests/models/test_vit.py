@@ -61,6 +61,7 @@ def test_patches_are_known_by_their_place_alone(pooling):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.optimised
 def test_it_learns_digits():
     digits = data.load_images("digits")
     scaled, test = ({"x": part["x"] / np.float32(255), "y": part["y"]} for part in (digits.train, digits.test))

@@ -22,7 +22,8 @@ Record = dict[str, Any]
 # A contender was disturbed if the middle half of its rounds spreads wider than this, relative to the median; and a
 # ratio is not known well enough if the bounds of its median lie further apart.
 _SPREAD = 0.10
-# It was also disturbed if other processes had more than this part of the machine in its turns: a steady load does not spread.
+# It was also disturbed if other processes had more than this part of the machine in its turns: a steady load spreads
+# nothing.
 _OTHERS = 0.05
 
 

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxnets import ops
+from jaxnets.layers._dense import Dense
 from jaxnets.layers.recurrent import Initializer, label
 from jaxnets.layers.sequence import initial_carry_of
 from jaxnets.ops._dtype import accumulation_dtype
@@ -128,7 +129,7 @@ class Attending(nn.Module):
     def _look(self, h: Array, lengths: Array | None, train: bool, **memory: Any) -> tuple[Array, Any]:
         """The layer's output with its context, as one vector."""
         context, cache = self.attention(h, lengths=lengths, train=train, **memory)
-        out = nn.Dense(
+        out = Dense(
             self.features,
             use_bias=False,
             dtype=h.dtype,

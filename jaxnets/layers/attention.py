@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxnets import ops
+from jaxnets.layers._dense import Dense
 from jaxnets.layers.position import BiasPosition, RotatingPosition
 from jaxnets.layers.recurrent import Initializer, label
 from jaxnets.ops._recurrent_call import check_time, check_x
@@ -137,7 +138,7 @@ class SelfAttention(nn.Module):
         return None
 
     def _dense(self, features: int, dtype: Any, name: str) -> nn.Dense:
-        return nn.Dense(
+        return Dense(
             features,
             use_bias=self.use_bias,
             dtype=dtype,

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxnets import ops
+from jaxnets.layers._dense import Dense
 from jaxnets.layers.attention import head_sizes
 from jaxnets.layers.recurrent import Initializer, label
 from jaxnets.ops._recurrent_call import check_time, check_x
@@ -118,7 +119,7 @@ class CrossAttention(nn.Module):
         return ops.zero_padding(y, lengths), carry
 
     def _dense(self, features: int, dtype: Any, name: str) -> nn.Dense:
-        return nn.Dense(
+        return Dense(
             features,
             use_bias=self.use_bias,
             dtype=dtype,

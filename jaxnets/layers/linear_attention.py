@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxnets import ops
+from jaxnets.layers._dense import Dense
 from jaxnets.layers.recurrent import Initializer, label
 from jaxnets.ops import LinearAttentionCarry
 from jaxnets.ops._dtype import accumulation_dtype
@@ -116,7 +117,7 @@ class LinearAttention(nn.Module):
         return jax.nn.log_sigmoid(gate.astype(dtype)) / 16
 
     def _dense(self, features: int, dtype: Any, name: str, use_bias: bool | None = None) -> nn.Dense:
-        return nn.Dense(
+        return Dense(
             features,
             use_bias=self.use_bias if use_bias is None else use_bias,
             dtype=dtype,

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxnets import ops
+from jaxnets.layers._dense import Dense
 from jaxnets.layers.recurrent import Initializer, label
 from jaxnets.layers.sequence import initial_carry_of
 from jaxnets.ops._dtype import widened
@@ -130,7 +131,7 @@ class TransformerBlock(nn.Module):
         return self.activation(widened(x)).astype(x.dtype)
 
     def _dense(self, features: int, x: Array, name: str) -> Array:
-        return nn.Dense(
+        return Dense(
             features,
             use_bias=self.use_bias,
             dtype=x.dtype,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxnets import ops
+from jaxnets.layers._dense import Dense
 from jaxnets.layers.sequence import output_lengths
 
 Pooling = Literal["last", "first", "mean", "none"]
@@ -51,11 +52,11 @@ class SequenceClassifier(nn.Module):
         if self.vocabulary is not None:
             self.embedding = nn.Embed(self.vocabulary, self.vocabulary)
         if self.encoder_features is not None:
-            self.encoder = nn.Dense(self.encoder_features)
+            self.encoder = Dense(self.encoder_features)
         if self.hidden_features is not None:
-            self.hidden = nn.Dense(self.hidden_features)
+            self.hidden = Dense(self.hidden_features)
         self.drop = nn.Dropout(self.dropout)
-        self.head = nn.Dense(self.outputs)
+        self.head = Dense(self.outputs)
 
     def __call__(
         self,

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxnets import ops
 from jaxnets.layers import Repeated, RevIN, SelfAttention, TransformerBlock
+from jaxnets.layers._dense import Dense
 from jaxnets.layers.recurrent import label
 from jaxnets.ops._recurrent_call import check_x
 
@@ -133,7 +134,7 @@ class PatchTST(nn.Module):
         rows = jnp.pad(x, ((0, 0), (0, self.stride), (0, 0)), mode="edge").swapaxes(1, 2).reshape(batch * channels, -1)
         count = (rows.shape[1] - self.patch) // self.stride + 1
         patches = rows[:, self.stride * jnp.arange(count)[:, None] + jnp.arange(self.patch)[None]]
-        y = nn.Dense(self.features, dtype=x.dtype, name="embedding")(patches)
+        y = Dense(self.features, dtype=x.dtype, name="embedding")(patches)
         position = self.param("position", nn.initializers.normal(0.02), (count, self.features), jnp.float32)
         y = nn.Dropout(self.dropout, deterministic=not train)(y + jnp.asarray(position, y.dtype)[None])
         block = TransformerBlock(
@@ -256,7 +257,7 @@ def moving_average(x: Windows, kernel_size: int) -> Windows:
 def _linear(model: Any, name: str, x: Array, kernel_init: Any = _LECUN, *, times: int = 1) -> Array:
     """A linear map of the last axis to every quantile of every step of the horizon, `times` over."""
     outputs = times * model.horizon * (model.quantiles or 1)
-    return nn.Dense(outputs, dtype=x.dtype, kernel_init=kernel_init, name=name, parent=model)(x)
+    return Dense(outputs, dtype=x.dtype, kernel_init=kernel_init, name=name, parent=model)(x)
 
 
 def _by_step(model: Any, y: Float[Array, "b c hq"]) -> Forecasts:

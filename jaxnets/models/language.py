@@ -1,5 +1,6 @@
 """Models of language: from tokens to the logits of the next, over any layer that keeps the sequence contract."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxnets import ops
 from jaxnets.layers import LSTM, RGLRU, Repeated, Rotary, SelfAttention, Stack, TransformerBlock
+from jaxnets.layers._dense import Dense
 from jaxnets.layers.recurrent import label
 from jaxnets.layers.sequence import initial_carry_of
 from jaxnets.typing import Carry
@@ -86,7 +88,7 @@ class LanguageModel(nn.Module):
         return initial_carry_of(self.layer, jax.ShapeDtypeStruct((*spec.shape, self.features), dtype))
 
     def _head(self, y: Array) -> Array:
-        return nn.Dense(self.vocabulary, dtype=self.dtype, param_dtype=self.param_dtype, name="head")(y)
+        return Dense(self.vocabulary, dtype=self.dtype, param_dtype=self.param_dtype, name="head")(y)
 
 
 def check_tokens(model: nn.Module, name: str, x: Array) -> None:
@@ -103,7 +105,8 @@ def attend_tied(model: nn.Module, embed: nn.Embed, y: Float[Array, "b t d"]) -> 
         raise ValueError(
             f"{label(model)}: tied weights want {embed.features} features of the layer but it has {y.shape[-1]}"
         )
-    return embed.attend(y)
+    rows = y.reshape(math.prod(y.shape[:-1]), y.shape[-1])  # as one product: see `ops._product`
+    return embed.attend(rows).reshape(*y.shape[:-1], embed.num_embeddings)
 
 
 class _Preset(nn.Module):

@@ -24,6 +24,7 @@ from jaxnets.layers import (
     Stack,
     TransformerBlock,
 )
+from jaxnets.layers._dense import Dense
 from jaxnets.layers.recurrent import label
 from jaxnets.layers.sequence import attends, initial_carry_of, output_lengths
 from jaxnets.models.language import attend_tied, check_tokens
@@ -91,7 +92,7 @@ class Seq2Seq(nn.Module):
         if self.norm is not None:
             self.encoder_norm, self.decoder_norm = self.norm(**types), self.norm(**types)
         if not self.tied:
-            self.head = nn.Dense(self.vocabulary, **types)
+            self.head = Dense(self.vocabulary, **types)
         self.drop = nn.Dropout(self.dropout)
 
     def __call__(

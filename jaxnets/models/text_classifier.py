@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from jaxnets import ops
 from jaxnets.layers import CausalConv
+from jaxnets.layers._dense import Dense
 from jaxnets.layers.sequence import output_lengths
 from jaxnets.models.language import check_tokens
 from jaxnets.typing import Carry
@@ -75,7 +76,7 @@ class TextClassifier(nn.Module):
         if self.ngrams:
             self.ngram_embedding = nn.Embed(self.ngrams, self.features, embedding_init=init)
         if self.pooling == "attention":
-            self.attention, self.score = nn.Dense(self.features), nn.Dense(1, use_bias=False)
+            self.attention, self.score = Dense(self.features), Dense(1, use_bias=False)
         self.drop_words = nn.Dropout(self.word_dropout, broadcast_dims=(2,))
         self.drop = nn.Dropout(self.dropout)
         self.head = nn.Dense(self.classes)

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax import lax
 from jaxtyping import Array
 
 from jaxnets.ops._affine_scan import Implementation
 from jaxnets.ops._dtype import accumulation_dtype
+from jaxnets.ops._product import product
 from jaxnets.ops._recurrent_call import check_time, check_x, states
 from jaxnets.ops.linear_recurrence import check_implementation, linear_recurrence
 from jaxnets.typing import Precision
@@ -17,15 +17,14 @@ Params = Mapping[str, Any]
 
 
 def project(params: Params, x: Array, precision: Precision) -> Array:
-    return product(x, params["kernel"], precision) + params["bias"].astype(accumulation_dtype(x.dtype))[None, None]
-
-
-def product(x: Array, kernel: Array, precision: Precision) -> Array:
-    """X times a kernel, in at least float32."""
-    dimensions = (((2,), (0,)), ((), ()))
-    return lax.dot_general(
-        x, kernel, dimensions, precision=precision, preferred_element_type=accumulation_dtype(x.dtype)
+    return (
+        widened_product(x, params["kernel"], precision) + params["bias"].astype(accumulation_dtype(x.dtype))[None, None]
     )
+
+
+def widened_product(x: Array, kernel: Array, precision: Precision) -> Array:
+    """X times a kernel, in at least float32."""
+    return product(x, kernel, precision=precision, preferred_element_type=accumulation_dtype(x.dtype))
 
 
 def over_time(

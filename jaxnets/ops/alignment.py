@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxnets.ops._dtype import accumulation_dtype
-from jaxnets.ops._linear_cells import Params, check_params, product, width
+from jaxnets.ops._linear_cells import Params, check_params, widened_product, width
 from jaxnets.ops._recurrent_call import check_time
 from jaxnets.ops.masking import time_mask, zero_padding
 from jaxnets.typing import Precision
@@ -70,7 +70,7 @@ def additive_attention(
     elif k.shape[-1] != size:
         raise ValueError(f"{op}: projected k wants {size} features but has shape {k.shape}")
     dtype, k = accumulation_dtype(q.dtype), zero_padding(k, key_lengths)
-    queries = product(zero_padding(q, lengths), params["query_kernel"], precision)
+    queries = widened_product(zero_padding(q, lengths), params["query_kernel"], precision)
     queries = queries + params["bias"].astype(dtype)[None, None]
     hidden = jnp.tanh(queries[:, :, None] + k.astype(dtype)[:, None])
     scores = jnp.einsum("btsa,a->bts", hidden, params["score"].astype(dtype), precision=precision)
@@ -92,7 +92,7 @@ def additive_keys(
     op = "additive_keys"
     _check_array(op, "k", k)
     check_params(op, params, {"key_kernel": (k.shape[-1], width(op, params, "key_kernel"))}, k.dtype)
-    return product(zero_padding(k, key_lengths), params["key_kernel"], precision).astype(k.dtype)
+    return widened_product(zero_padding(k, key_lengths), params["key_kernel"], precision).astype(k.dtype)
 
 
 def multiplicative_attention(
@@ -164,7 +164,7 @@ def multiplicative_keys(
     if width(op, params, "kernel") != k.shape[-1] or params["kernel"].ndim != 2:
         raise ValueError(f"{op}: params['kernel'] wants [D, {k.shape[-1]}] but has shape {params['kernel'].shape}")
     check_params(op, params, {"kernel": params["kernel"].shape}, k.dtype)
-    return product(zero_padding(k, key_lengths), params["kernel"].T, precision).astype(k.dtype)
+    return widened_product(zero_padding(k, key_lengths), params["kernel"].T, precision).astype(k.dtype)
 
 
 def _attend(

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 
 from jaxnets.ops._affine_scan import Implementation
 from jaxnets.ops._dtype import accumulation_dtype
-from jaxnets.ops._linear_cells import Params, check_call, check_params, over_time, product, project, width
+from jaxnets.ops._linear_cells import Params, check_call, check_params, over_time, project, widened_product, width
 from jaxnets.ops._recurrent_call import check_x
 from jaxnets.ops._recurrent_cells import sigmoid
 from jaxnets.ops.masking import zero_padding
@@ -88,11 +88,13 @@ def lru(
     modulus, phase = jnp.exp(-jnp.exp(params["nu_log"])), jnp.exp(params["theta_log"])
     a = lax.complex(modulus * jnp.cos(phase), modulus * jnp.sin(phase))[None, None]
     gamma = jnp.exp(params["gamma_log"])[None, None]
-    real, imaginary = jnp.split(product(x, params["input_kernel"], precision), 2, axis=-1)
+    real, imaginary = jnp.split(widened_product(x, params["input_kernel"], precision), 2, axis=-1)
     b = lax.complex(gamma * real, gamma * imaginary)
     h, carry = over_time("lru", LRUCarry, a, b, b.dtype, lengths, starts, carry, reverse, implementation)
     parts = jnp.concatenate([h.real, -h.imag], axis=-1).astype(x.dtype)
-    y = product(parts, params["output_kernel"], precision) + product(x, params["skip_kernel"], precision)
+    y = widened_product(parts, params["output_kernel"], precision) + widened_product(
+        x, params["skip_kernel"], precision
+    )
     return y.astype(x.dtype), carry
 
 

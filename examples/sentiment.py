@@ -86,7 +86,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "steps": 3000,
     },
 }
-"""What suits the data; files of one's own are taken like the first."""
+"""What suits the data and its model; files of one's own are taken like the first."""
 
 DEFAULTS = {
     "data": "docstrings",
@@ -183,7 +183,10 @@ class Train(cli.Choosing):
         """Every option with a value: the one given, else that of the run resumed, else what suits the data."""
         data = self.data or old.get("data") or DEFAULTS["data"]
         counts = ("features", "vocabulary", "least", "length", "steps", "batch_size", "checkpoint_every")
-        config = cli.resolved(self, {**DEFAULTS, **RECIPES.get(data, SMALL)}, old, counts=counts)
+        recipe = RECIPES.get(data, SMALL)
+        if self.model not in (None, recipe["model"]):  # another reader takes the sizes of the data alone
+            recipe = {**SMALL, **{name: recipe[name] for name in ("vocabulary", "least", "length")}}
+        config = cli.resolved(self, {**DEFAULTS, **recipe}, old, counts=counts)
         rates = config.word_dropout, config.dropout, config.average
         if not (all(0 <= rate < 1 for rate in rates) and config.scale > 0 and 0 <= config.seed < 2**32):
             raise ValueError(

@@ -110,7 +110,7 @@ def test_resnet_agrees(capsys):
         (["run", "recurrent", "--mode", "sideways"], "lstm has no mode 'sideways', there are forward, gradient"),
         (["run", "cnn", "--mode", "forward"], "cnn has no mode 'forward', it has none"),
         (["run", "cnn", "--rounds", "0"], "must be positive, got 0"),
-        (["all", "--seconds", "-1"], "must be positive, got 6 and -1"),
+        (["all", "--seconds", "-1"], "must be positive, got 10 and -1"),
         (["run", "cnn", "--device", "abacus"], "abacus"),
         (["table", "no_such_folder"], "no_such_folder holds no results"),
     ],

@@ -196,6 +196,12 @@ def test_ctrl_c_and_resume_give_the_same_bits(run, interrupted, reviews):
     assert Path("cut/weights.safetensors").read_bytes() == Path("whole/weights.safetensors").read_bytes()
 
 
+def test_what_suits_one_reader_is_not_taken_by_another(example):
+    own, other = (example.Train(data="sst2", model=model).resolved({}) for model in (None, "cnn"))
+    assert (own.model, own.ngrams, own.features) == ("sum", 2**16, 16)
+    assert (other.model, other.ngrams, other.features, other.length) == ("cnn", 0, 64, own.length)
+
+
 @pytest.mark.exhaustive
 def test_the_default_reads_docstrings(example, as_users_do, tmp_path):
     command = [sys.executable, example.__file__, "train", "--json", "--run", "run"]

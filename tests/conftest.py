@@ -67,6 +67,8 @@ def pytest_collection_modifyitems(items):
         # Which peers there are also changes benchmarks that were not skipped.
         if item.nodeid in left or (path and item.nodeid.startswith("tests/benchmarks/")):
             item.add_marker(pytest.mark.left)
+    if lost := left - {item.nodeid for item in items}:
+        raise pytest.UsageError(f"{path} lists what is no test: {', '.join(sorted(lost))}")
 
 
 def pytest_runtest_logreport(report):

@@ -1,6 +1,7 @@
 """What every test shares: a small machine's settings, and a figure window that never opens."""
 
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -29,6 +30,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
+
+# Tracing makes so many objects that looking for cycles among them, every 700 by default, takes a tenth of the time.
+gc.set_threshold(100_000)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 # Both workers, and the processes that tests start, compile many of the same programs: once is enough.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxnets-tests-")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 # Compiling takes most of the time, and a third of it without the optimisations that make programs fast. What they
 # might change is looked at where JAXNETS_TESTS_OPTIMISED is set, as in the later stages of CI.

@@ -31,7 +31,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 import jax
 
-# Tracing makes so many objects that looking for cycles among them, every 700 by default, takes a tenth of the time.
+# Tracing makes so many objects that looking for cycles among them, as often as by default, takes a tenth of the time.
 gc.set_threshold(100_000)
 
 

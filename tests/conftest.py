@@ -18,6 +18,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxnets-tests-")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+# As in pyproject.toml, for the processes that tests start.
+os.environ.setdefault("PYTHONWARNINGS", "ignore:Error reading persistent compilation cache entry:UserWarning")
 # Compiling takes most of the time, and a third of it without the optimisations that make programs fast. What they
 # might change is looked at where JAXNETS_TESTS_OPTIMISED is set, as in the later stages of CI.
 if not os.environ.get("JAXNETS_TESTS_OPTIMISED"):

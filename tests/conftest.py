@@ -23,7 +23,8 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore:Error reading persistent compila
 # Compiling takes most of the time, and a third of it without the optimisations that make programs fast. What they
 # might change is looked at where JAXNETS_TESTS_OPTIMISED is set, as in the later stages of CI.
 if not os.environ.get("JAXNETS_TESTS_OPTIMISED"):
-    flags = ["--xla_backend_optimization_level=0"]
+    # A program in one piece: by default it is cut into many, for more cores than two, at a quarter more work.
+    flags = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
     if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # a newer one ends at an option it does not know
         flags.append("--xla_cpu_use_fusion_emitters=false")
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()

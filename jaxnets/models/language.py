@@ -31,6 +31,7 @@ class LanguageModel(nn.Module):
       tied: Whether logits are products with the embedding, and not with a head of their own.
       norm: Makes what normalises the layer's output, such as `nn.LayerNorm`, or None.
       dropout: Rate of dropout on the layer's input and output where `train` is set (key: "dropout").
+      input_dropout: That on its input where it is another, say 0 for an embedding too narrow to spare a part.
       dtype: Type to compute in; None means that of the parameters.
       param_dtype: Type of the parameters.
 
@@ -49,6 +50,7 @@ class LanguageModel(nn.Module):
     tied: bool = False
     norm: Callable[..., Any] | None = None
     dropout: float = 0.0
+    input_dropout: float | None = None
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
@@ -72,13 +74,12 @@ class LanguageModel(nn.Module):
         embed = nn.Embed(
             self.vocabulary, self.features, dtype=self.dtype, param_dtype=self.param_dtype, name="embedding"
         )
-        dropout = nn.Dropout(self.dropout, deterministic=not train)
-        y, carry = self.layer(
-            dropout(embed(ops.zero_padding(x, lengths))), lengths=lengths, starts=starts, carry=carry, train=train
-        )
+        into = nn.Dropout(self.dropout if self.input_dropout is None else self.input_dropout, deterministic=not train)
+        embedded = into(embed(ops.zero_padding(x, lengths)))
+        y, carry = self.layer(embedded, lengths=lengths, starts=starts, carry=carry, train=train)
         if self.norm is not None:
             y = self.norm(dtype=y.dtype, param_dtype=self.param_dtype, name="norm")(y)
-        y = dropout(y)
+        y = nn.Dropout(self.dropout, deterministic=not train)(y)
         logits = attend_tied(self, embed, y) if self.tied else self._head(y)
         return ops.zero_padding(logits, lengths), carry
 

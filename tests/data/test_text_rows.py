@@ -65,6 +65,31 @@ def test_windows_are_drawn_from_the_seed():
         assert (at(3, 0)["x"] != at(3, 1)["x"]).any()
 
 
+@pytest.mark.parametrize("make", [data.TextLoader, data.DeviceText])
+def test_rows_restart_where_the_seed_says(make):
+    tokens = np.arange(100)
+
+    def at(step, **settings):
+        text = make(tokens, 8, 5, **settings)
+        if isinstance(text, data.DeviceText):
+            return of_device(text, step)
+        text.seek(step)
+        return next(text)
+
+    starts = np.stack([at(step, restarts=0.25)["starts"] for step in range(60)])
+    assert starts.dtype == bool
+    assert not starts[..., 1:].any()
+    assert 80 < starts[..., 0].sum() < 160  # of 480, within four standard deviations
+    assert len({row.tobytes() for row in starts[..., 0]}) > 30
+    np.testing.assert_array_equal(at(7, restarts=0.25)["starts"], starts[7])
+    assert any((at(step, restarts=0.25, seed=1)["starts"] != starts[step]).any() for step in range(3))
+    np.testing.assert_array_equal(at(7, restarts=0.25)["x"], at(7)["x"])
+    assert "starts" not in at(7)
+    for settings in ({"restarts": 1.5}, {"restarts": 0.1, "windows": True}):
+        with pytest.raises(ValueError, match=f"{make.__name__}: restarts wants to be from 0 to 1, and 0 for windows"):
+            make(tokens, 8, 5, **settings)
+
+
 def test_a_loader_goes_on_where_it_stood():
     loader = data.TextLoader(np.arange(40), 2, 3)
     for _ in range(17):

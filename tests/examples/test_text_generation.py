@@ -130,6 +130,7 @@ def test_every_model_and_kind_of_token(run, text, model, tokens):
         (["train", "--data", "text.txt", "--time", "500"], "want 1 or more and a longer text than"),
         (["train", "--model", "bert"], "--model"),
         (["train", "--dropout", "1"], "--dropout"),
+        (["train", "--restarts", "1.5"], "--restarts"),
         (["train", "--features", "0"], "--features"),
         (["evaluate", "--run", "nowhere"], "nowhere is not a run folder"),
     ],

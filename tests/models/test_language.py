@@ -101,6 +101,24 @@ def test_tied_weights_are_one_table():
     np.testing.assert_allclose(tied.apply(variables, tokens)[0], apart.apply(other, tokens)[0], **tolerance("float32"))
 
 
+@pytest.mark.parametrize(("input_dropout", "dropped"), [(None, True), (0.0, False), (0.5, True)])
+def test_dropout_of_the_input_is_that_of_the_output_or_its_own(input_dropout, dropped):
+    seen = []
+
+    class Layer(nn.Module):
+        def __call__(self, x, *, carry, **context):
+            seen.append(x)
+            return x, carry
+
+    model = LanguageModel(Layer(), 5, 64, dropout=0.4, input_dropout=input_dropout)
+    variables = model.init(jax.random.key(0), jnp.array([[1, 2, 3]]))
+    seen.clear()
+    for key in (1, 2):
+        model.apply(variables, jnp.array([[1, 2, 3]]), train=True, rngs={"dropout": jax.random.key(key)})
+    assert bool((seen[0] == 0).any()) == dropped
+    assert bool((seen[0] != seen[1]).any()) == dropped
+
+
 @pytest.mark.parametrize(
     ("model", "layer", "norm"),
     [

@@ -81,7 +81,7 @@ SHAPES = {
     **dict.fromkeys(("lstm", "gru"), RECURRENT),
     "rnn": {**RECURRENT, "learning_rate": 1e-2},
     **dict.fromkeys(("mingru", "lru", "hybrid"), LINEAR),
-    "transformer": {**LINEAR, "depth": 4, "batch_size": 8, "time": BLOCK},
+    "transformer": {**LINEAR, "depth": 4, "batch_size": 8, "time": BLOCK, "restarts": 0.0},
 }
 """What suits the model."""
 
@@ -125,7 +125,7 @@ class Train(cli.Choosing):
     schedule_steps: int | None = None
     """The schedule's horizon. By default --steps of the first run: more steps at a resume do not bend it."""
     restarts: float | None = None
-    """How often a row forgets: the share of steps before which its state begins anew. By default 0.05."""
+    """How often a row forgets: the share of steps before which its state is new. By default 0.05, for transformer 0."""
     batch_size: int | None = None
     """Rows to a step. By default 32, for transformer 8."""
     optimizer: Literal[train.OPTIMIZERS] | None = None  # type: ignore[valid-type]
@@ -180,10 +180,9 @@ class Train(cli.Choosing):
         data, model = (getattr(self, name) or old.get(name) or DEFAULTS[name] for name in ("data", "model"))
         counts = ("features", "depth", "vocabulary", "time", "steps", "batch_size", "checkpoint_every")
         config = cli.resolved(self, {**DEFAULTS, **SHAPES[model], **RECIPES.get(data, SMALL)}, old, counts=counts)
-        if not (0 <= config.dropout < 1 and 0 <= config.restarts <= 1 and config.clip > 0 and 0 <= config.seed < 2**32):
+        if not (0 <= config.dropout < 1 and config.clip > 0 and 0 <= config.seed < 2**32):
             raise ValueError(
-                "train: --dropout wants to be from 0 to below 1, --restarts from 0 to 1, --clip positive, and --seed "
-                "from 0 to 2**32 - 1"
+                "train: --dropout wants to be from 0 to below 1, --clip positive, and --seed from 0 to 2**32 - 1"
             )
         return config
 
@@ -199,7 +198,7 @@ class Train(cli.Choosing):
         )
         # What a Transformer has seen is no state to go on from: it learns from windows, each from an empty context.
         windows = self.model == "transformer"
-        drawn = {"windows": windows, "restarts": 0.0 if windows else self.restarts, "seed": self.seed}
+        drawn = {"windows": windows, "restarts": self.restarts, "seed": self.seed}
         data = jn.data.DeviceText(task.tokenizer.encode(training), self.batch_size, self.time, **drawn)
         step = train.make_step(task.model, optimizer, task.loss, apply=train.carried(task.model))
         batch = data.batch(data.order(0), 0)

@@ -128,8 +128,9 @@ class DeviceText:
 
     def order(self, epoch: int | Int[Array, ""]) -> Int32[Array, "steps b"]:
         """The first token of each row, at each step of an epoch; n is written ~n where the row begins anew."""
-        length, steps, key = self.tokens.shape[0], self.steps_per_epoch, jax.random.fold_in(self.key, epoch)
+        length, steps = self.tokens.shape[0], self.steps_per_epoch
         if self.windows:
+            key = jax.random.fold_in(self.key, epoch)
             return jax.random.randint(key, (steps, self.batch_size), 0, length - self.time, jnp.int32)
         begun = _product_modulo(epoch, steps * self.time % length, length)
         row = jnp.arange(self.batch_size, dtype=jnp.int32) * (length // self.batch_size)
@@ -137,7 +138,8 @@ class DeviceText:
         first = (begun + row + step) % length
         if not self.restarts:
             return first
-        return jnp.where(jax.random.bernoulli(key, self.restarts, first.shape), ~first, first)
+        anew = jax.random.bernoulli(jax.random.fold_in(self.key, epoch), self.restarts, first.shape)
+        return jnp.where(anew, ~first, first)
 
     def batch(self, order: Int32[Array, "steps b"], i: int | Int[Array, ""]) -> dict[str, Shaped[Array, "b t"]]:
         """The rows of the i-th step of an epoch; pure, and i may be traced."""

@@ -44,6 +44,22 @@ def test_steps_with_a_carry_see_the_whole_row(layer):
     assert "carry" not in state.variables
 
 
+def test_a_row_that_restarts_has_forgotten():
+    model, rows, step, create = made()
+    anew = data.DeviceText(TOKENS, batch_size=3, time=4, restarts=1.0)
+    step, state = jax.jit(step), create()
+    for i in range(2):
+        batch = anew.batch(anew.order(0), i)
+        np.testing.assert_array_equal(batch["x"], rows.batch(rows.order(0), i)["x"])
+        logits, carry = jax.jit(model.apply)(state.variables, batch["x"])
+        state, metrics = step(state, batch)
+        np.testing.assert_allclose(metrics["loss"].total, loss(logits, batch).total, rtol=1e-6)
+        np.testing.assert_allclose(state.carry.h, carry.h, rtol=1e-6)
+    remembers, _ = step(state, rows.batch(rows.order(0), 2))
+    forgets, _ = step(state, anew.batch(anew.order(0), 2))
+    assert (abs(remembers.carry.h - forgets.carry.h) > 1e-4).any()
+
+
 def test_the_gradient_is_that_of_the_steps_alone():
     model, rows, step, create = made(learning_rate=0.5)
     step = jax.jit(step)

@@ -32,7 +32,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
-from jaxnets.ops._product import product
+from jaxnets.ops._product import looped_product, product
 from jaxnets.typing import Precision
 
 State = Any
@@ -68,6 +68,11 @@ class Cell:
     def product(self, x: Array, kernel: Array, precision: Precision, dtype: Any) -> Array:
         """The bilinear map of an input, or of a state, with its kernel."""
         return product(x.astype(kernel.dtype), kernel, precision=precision, preferred_element_type=dtype)
+
+    def looped_product(self, kernel: Array, precision: Precision, dtype: Any) -> Callable[[Array], Array]:
+        """The same of one state after another with one kernel, for a loop that is transposed."""
+        times = looped_product(kernel, precision=precision, preferred_element_type=dtype)
+        return lambda h: times(h.astype(kernel.dtype))
 
     def fed(self, h: Array, extras: Any) -> Array:
         """What the recurrent kernel multiplies: linear in the state's h."""
@@ -240,6 +245,7 @@ def _run_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
     # in there, and what the loop makes of padding is not looked at.
     last = None if valid is None else valid & ~jnp.concatenate([valid[1:], jnp.zeros_like(valid[:1])])
     nothing = jax.tree.map(jnp.zeros_like, carry)
+    times = cell.looped_product(weights.recurrent_kernel, plan.precision, dtype)
 
     # Rematerialised, so that what does not depend on the tangent (a mask's broadcast, say) is not kept for each step.
     @functools.partial(jax.checkpoint, prevent_cse=False)
@@ -248,7 +254,7 @@ def _run_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
         if last is not None and plan.reverse:
             dstate = where(last, dcarry, dstate)
         dentered = enter(start, dinitial, dstate)
-        dv = cell.product(cell.fed(dentered.h, extras), weights.recurrent_kernel, plan.precision, dtype)
+        dv = times(cell.fed(dentered.h, extras))
         da = cell.join(jnp.zeros_like(dv), dv)
         if not cell.forced_by_state:
             da = jax.tree.map(jnp.add, da, forcing)

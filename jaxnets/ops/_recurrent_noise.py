@@ -1,6 +1,7 @@
 """Noise of recurrent networks, drawn before the loop: dropout of the state or of its update, and zoneout."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -41,6 +42,9 @@ class Noisy(Cell):
 
     def product(self, x: Array, kernel: Array, precision: Precision, dtype: Any) -> Array:
         return self.cell.product(x, kernel, precision, dtype)
+
+    def looped_product(self, kernel: Array, precision: Precision, dtype: Any) -> Callable[[Array], Array]:
+        return self.cell.looped_product(kernel, precision, dtype)
 
     def fed(self, h: Array, extras: Noise) -> Array:
         return dropped(h, extras.fed, self.dropout) if self.dropout else h

@@ -176,7 +176,13 @@ def _parse(commands: Mapping[str, Callable[..., Command]], arguments: Sequence[s
         code = stop.code if isinstance(stop.code, int) else 2
         lines = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue()).splitlines()
         inside = [line.strip(" │─") for line in lines if not line.startswith(("╭", "╰"))]
-        return _fail("error: " + " ".join(filter(None, inside)), code) if code else 0
+        message = re.sub(r"Expected one of \(([^)]*)\)", _choices, " ".join(filter(None, inside)))
+        return _fail(f"error: {message}", code) if code else 0
+
+
+def _choices(listed: re.Match[str]) -> str:
+    """The choices in order, which a set has not, without that of leaving the option out."""
+    return "Expected one of " + ", ".join(sorted(set(re.findall("'([^']*)'", listed[1])) - {"None"}))
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Literal
 
 import pytest
 
@@ -35,6 +36,15 @@ def ended():
 def test_how_a_command_ends(ended, capsys, error, code, line):
     assert ended(error) == code
     assert capsys.readouterr() == ("", line + "\n")
+
+
+def test_choices_are_told_in_order(capsys):
+    @dataclasses.dataclass(frozen=True)
+    class Command:
+        model: Literal["b", "a"] | None = None
+
+    assert cli.main({"go": Command, "other": Command}, ["go", "--model", "c"]) == 2
+    assert "Expected one of a, b." in capsys.readouterr().err
 
 
 def test_results_as_json_and_in_words(capsys):

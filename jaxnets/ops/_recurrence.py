@@ -23,6 +23,7 @@ meet (`join`: a layer norm keeps them apart).
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -39,6 +40,9 @@ State = Any
 """A NamedTuple of arrays [B, ...], the first of which, `h`, is what the layer puts out."""
 
 _BLOCK = 8
+
+_PROJECTED = 2 << 20
+"""Bytes of the projection of a whole input up to which it is computed at once: so many stay in the cache."""
 
 
 class Weights(NamedTuple):
@@ -206,20 +210,22 @@ def _forward(
         return after, (after.h, kept)
 
     def block(state: State, inputs: Any) -> tuple[State, Any]:
-        x, *rest = inputs
-        inputs, steps = (project(x), *rest), []
+        (x, *rest), steps = inputs, []
+        inputs = x if at_once else project(x), *rest
         for t in range(len(x)):
             t = len(x) - 1 - t if plan.reverse else t
             state, out = step(state, jax.tree.map(lambda a: a[t], inputs))  # noqa: B023
             steps.append(out)
         return state, jax.tree.map(lambda *a: jnp.stack(a), *(steps[::-1] if plan.reverse else steps))
 
+    x, *rest = xs
     if plan.block is None:
-        x, *rest = xs
         state, out = lax.scan(step, carry, (project(x), *rest), reverse=plan.reverse)
         return out, state
-    # The projection of the whole input would be written and read back: that of a block stays in the cache.
-    return _in_blocks(block, carry, xs, plan.block, plan.reverse)
+    # The projection of a long input would be written to memory and read back: that of a block stays in the cache.
+    projected = math.prod(x.shape[:-1]) * weights.kernel.shape[-1] * dtype.itemsize
+    at_once = projected <= _PROJECTED
+    return _in_blocks(block, carry, (project(x) if at_once else x, *rest), plan.block, plan.reverse)
 
 
 @functools.partial(_run.defjvp, symbolic_zeros=True)

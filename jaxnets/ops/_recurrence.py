@@ -33,6 +33,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
+from jaxnets.ops._linear_map import varying_alike
 from jaxnets.ops._product import looped_product, product
 from jaxnets.typing import Precision
 
@@ -75,6 +76,8 @@ class Cell:
 
     def looped_product(self, kernel: Array, precision: Precision, dtype: Any) -> Callable[[Array], Array]:
         """The same of one state after another with one kernel, for a loop that is transposed."""
+        if type(self).product is not Cell.product:
+            return lambda h: self.product(h, kernel, precision, dtype)
         times = looped_product(kernel, precision=precision, preferred_element_type=dtype)
         return lambda h: times(h.astype(kernel.dtype))
 
@@ -139,6 +142,8 @@ def recurrence(
         return jnp.zeros((0, *carry.h.shape), carry.h.dtype), carry
     plan = Plan(cell, reverse, precision, _block(time) if concrete else None)
     xs = x, valid, starts, jax.tree.map(lax.stop_gradient, extras)
+    leaves, tree = jax.tree.flatten(carry)
+    carry = jax.tree.unflatten(tree, varying_alike(*leaves, *jax.tree.leaves((xs, weights, initial)))[: len(leaves)])
     if checkpoint_every is None or not concrete or checkpoint_every >= time:
         return _run(plan, weights, xs, carry, initial)
     return _segments(plan, weights, xs, carry, initial, checkpoint_every)
@@ -194,6 +199,9 @@ def _forward(
     """The recurrence: for each step (h, what `advance` keeps); the last state."""
     cell, dtype = plan.cell, carry.h.dtype
     bias = weights.bias.astype(dtype)  # added step by step: there it costs nothing, in bulk another array
+    x, *rest = xs
+    projected = math.prod(x.shape[:-1]) * weights.kernel.shape[-1] * dtype.itemsize
+    at_once = isinstance(projected, int) and projected <= _PROJECTED
 
     def project(x: Array) -> Array:
         return cell.product(x, weights.kernel, plan.precision, dtype)
@@ -218,13 +226,10 @@ def _forward(
             steps.append(out)
         return state, jax.tree.map(lambda *a: jnp.stack(a), *(steps[::-1] if plan.reverse else steps))
 
-    x, *rest = xs
     if plan.block is None:
         state, out = lax.scan(step, carry, (project(x), *rest), reverse=plan.reverse)
         return out, state
     # The projection of a long input would be written to memory and read back: that of a block stays in the cache.
-    projected = math.prod(x.shape[:-1]) * weights.kernel.shape[-1] * dtype.itemsize
-    at_once = projected <= _PROJECTED
     return _in_blocks(block, carry, (project(x) if at_once else x, *rest), plan.block, plan.reverse)
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -145,6 +144,3 @@ class _ConvLSTMCell(LSTMVariant):
         frames = x.astype(kernel.dtype).reshape(math.prod(x.shape[:-3]), *x.shape[-3:])
         y = conv(frames, kernel, precision=precision)
         return y.reshape(*x.shape[:-1], kernel.shape[-1]).astype(dtype)
-
-    def looped_product(self, kernel: Array, precision: Precision, dtype: Any) -> Callable[[Array], Array]:
-        return lambda h: self.product(h, kernel, precision, dtype)

@@ -8,6 +8,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from jaxnets import ops
 from jaxnets.ops import GRUCarry, LSTMCarry
@@ -218,7 +219,27 @@ def test_checkpoints_save_memory(name):
     # The tanh network keeps one array a step, y itself: beside it stand dy and the gradient of x, which no checkpoint
     # saves, and Flax on the newest JAX has only one array more.
     least = 4 * time * batch * (2 * hidden + width)
+    assert cheap < usual
     assert cheap < (1.1 * least if name == "rnn" else min(usual, flax) / 2)
+
+
+@pytest.mark.parametrize("carried", [False, True])
+def test_under_shard_map(carried):
+    """Each device has its rows, and the carry too; the weights, alike on all, get the gradient of all rows."""
+    params = {"kernel": jnp.full((3, 8), 0.1), "recurrent_kernel": jnp.full((2, 8), 0.1), "bias": jnp.zeros(8)}
+    x, carry = jnp.linspace(-1, 1, 60).reshape(4, 5, 3), LSTMCarry(jnp.full((4, 2), 0.3), jnp.full((4, 2), -0.2))
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    carry, whole, rows = carry if carried else None, PartitionSpec(), PartitionSpec("data")
+
+    def loss(params, x, carry):
+        return jnp.sum(jnp.square(ops.lstm(params, x, carry=carry)[0]))
+
+    sharded = jax.shard_map(
+        lambda *own: jax.lax.psum(loss(*own), "data"), mesh=mesh, in_specs=(whole, rows, rows), out_specs=whole
+    )
+    got, want = (jax.jit(jax.grad(f))(params, x, carry) for f in (sharded, loss))
+    for name, gradient in want.items():
+        np.testing.assert_allclose(got[name], gradient, rtol=1e-6)
 
 
 def test_weight_gradients_are_not_summed_step_by_step():

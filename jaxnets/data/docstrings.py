@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import gc
 import platform
 import re
 import sysconfig
@@ -44,6 +45,16 @@ def note() -> str:
 
 
 def _docstrings(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    for node in ast.walk(_parsed(file)):
         if isinstance(node, _DOCUMENTED) and (text := ast.get_docstring(node)) and len(text.split()) >= _LEAST_WORDS:
             yield text
+
+
+def _parsed(file: Path) -> ast.Module:
+    collects = gc.isenabled()
+    gc.disable()  # Python 3.11 raises SystemError where a finalizer runs meanwhile that formats a traceback
+    try:
+        return ast.parse(file.read_bytes())
+    finally:
+        if collects:
+            gc.enable()

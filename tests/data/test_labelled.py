@@ -1,16 +1,21 @@
 """Labelled texts by name and from files, and what is said of those that are none."""
 
+import ast
+import gc
 import gzip
 import hashlib
 import io
 import json
 import re
+import sysconfig
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxnets import data
+from jaxnets.data import docstrings
 from jaxnets.data import labelled as module
 from jaxnets.data.sources import RemoteFile, Source
 
@@ -89,6 +94,27 @@ def test_docstrings_are_told_apart_by_no_name():
     assert len(set(every)) == len(every)
     assert not any(re.search(r"\b(asyncio|decimal|email|xml)\b", text) for text in every)
     assert "Python 3" in texts.note
+
+
+def test_docstrings_are_read_while_objects_that_parse_are_collected():
+    class Cycle:
+        def __init__(self):
+            self.itself = self
+
+        def __del__(self):
+            parsed.append(ast.parse("a + b * c"))
+
+    parsed, thresholds = [], gc.get_threshold()
+    gc.set_threshold(50)
+    try:
+        found = []
+        for file in sorted((Path(sysconfig.get_path("stdlib")) / "json").glob("*.py")):
+            Cycle()
+            found += docstrings._docstrings(file)
+    finally:
+        gc.set_threshold(*thresholds)
+    assert parsed
+    assert len(found) > 10
 
 
 def made(monkeypatch, tmp_path, name, contents):

@@ -86,6 +86,9 @@ SHAPES = {
 }
 """What suits the model."""
 
+TOGETHER = {("tiny_shakespeare", "lstm"): {"steps": 4600, "learning_rate": 4.5e-2}}
+"""What suits a model on some data, in place of the above."""
+
 DEFAULTS = {
     "data": "stdlib",
     "model": "lstm",
@@ -131,7 +134,7 @@ class Train(cli.Choosing):
     optimizer: Literal[train.OPTIMIZERS] | None = None  # type: ignore[valid-type]
     """The update rule, by its usual name. By default muon."""
     learning_rate: float | None = None
-    """Its largest value. By default what suits the model: 0.02 for lstm."""
+    """Its largest value. By default what suits the model and the data: 0.02 for lstm on stdlib."""
     schedule: Literal[train.SCHEDULES] | None = None  # type: ignore[valid-type]
     """How the learning rate goes over the steps. By default linear."""
     weight_decay: float | None = None
@@ -179,7 +182,8 @@ class Train(cli.Choosing):
         """Every option with a value: the one given, else that of the run resumed, else what suits data and model."""
         data, model = (getattr(self, name) or old.get(name) or DEFAULTS[name] for name in ("data", "model"))
         counts = ("features", "depth", "vocabulary", "time", "steps", "batch_size", "checkpoint_every")
-        config = cli.resolved(self, {**DEFAULTS, **SHAPES[model], **RECIPES.get(data, SMALL)}, old, counts=counts)
+        suits = {**SHAPES[model], **RECIPES.get(data, SMALL), **TOGETHER.get((data, model), {})}
+        config = cli.resolved(self, {**DEFAULTS, **suits}, old, counts=counts)
         if not (0 <= config.dropout < 1 and config.clip > 0 and 0 <= config.seed < 2**32):
             raise ValueError(
                 "train: --dropout wants to be from 0 to below 1, --clip positive, and --seed from 0 to 2**32 - 1"

@@ -1,7 +1,6 @@
 """The classic optimizers by name, all from Optax, and the schedules that scale their learning rate."""
 
 import functools
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -9,10 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-import optax.contrib
-from optax.contrib import MuonDimensionNumbers
 
-from jaxnets.train.paths import flatten
+from jaxnets.train.muon import is_kernel, muon
+from jaxnets.train.paths import flatten, last
 from jaxnets.train.paths import name as path_name
 
 
@@ -34,8 +32,8 @@ def optimizer(
 
     Weight decay acts on the parameters named kernel, recurrent_kernel or embedding, so never on a bias or a norm. It
     is decoupled from the gradient (and scaled by the learning rate) for adamw, lion and muon; for the others it is
-    the classic penalty, added to the gradient. Muon acts on kernels, their last axis being the output; everything
-    else is left to Adam, at the same learning rate.
+    the classic penalty, added to the gradient. Muon acts on kernels, their last axis being the output, a recurrent
+    cell's gate by gate; everything else is left to Adam, at the same learning rate.
 
     Args:
       name: One of `OPTIMIZERS`: sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, lion, muon.
@@ -166,60 +164,12 @@ def _shape(name: str, steps: int, warmup: int) -> Callable[[Any], Any]:
 
 def decay_mask(params: Any) -> Any:
     """True for the parameters that weight decay acts on, told by the last name of their path."""
-    return jax.tree.map_with_path(lambda path, _: _is_kernel(path) or _name(path) == "embedding", params)
-
-
-def _muon(*, consistent_rms: Any = 0.2, **options: Any) -> optax.GradientTransformation:
-    """Muon on kernels, Adam on the rest; updates are as large as AdamW's, so that one learning rate fits both."""
-
-    def dimensions(kernels: Any) -> Any:
-        return jax.tree.map(lambda leaf: MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1), kernels)
-
-    def labels(params: Any) -> Any:
-        return jax.tree.map_with_path(
-            lambda path, leaf: "muon" if _is_kernel(path) and leaf.ndim > 1 else "adam", params
-        )
-
-    muon = optax.chain(
-        optax.contrib.scale_by_muon(ns_steps=0, weight_dimension_numbers=dimensions, **options),  # the momentum
-        optax.stateless(lambda updates, _: jax.tree.map(lambda leaf: consistent_rms * _unit_rms(leaf), updates)),
-    )
-    return optax.partition({"muon": muon, "adam": optax.scale_by_adam(nesterov=True)}, labels)
-
-
-def _unit_rms(update: Any) -> Any:
-    """Brings the singular values of a kernel [..., out] near one another, by Muon's five Newton-Schulz steps.
-
-    Each step is X <- X p(XᵀX), and the powers of XᵀX commute: so the steps are taken on the small Gram matrix, and X is
-    multiplied once, by the product of the polynomials. That takes a third of the time of the steps on X itself.
-    """
-    a, b, c = 3.4445, -4.7750, 2.0315  # Jordan, 2024. Muon: an optimizer for hidden layers in neural networks.
-    matmul = functools.partial(jnp.matmul, precision="highest")  # the Gram matrix squares the condition
-    matrix = update.reshape(-1, update.shape[-1])  # of norm 1 already
-    tall = matrix.shape[0] >= matrix.shape[1]
-    x = matrix if tall else matrix.T
-    gram = matmul(x.T, x)
-    one = product = jnp.eye(len(gram), dtype=x.dtype)
-    for _ in range(5):
-        polynomial = a * one + b * gram + c * matmul(gram, gram)
-        product = matmul(product, polynomial)
-        gram = matmul(polynomial, matmul(gram, polynomial))
-    x = math.sqrt(len(x)) * matmul(x, product)
-    return (x if tall else x.T).reshape(update.shape)
+    return jax.tree.map_with_path(lambda path, _: is_kernel(path) or last(path) == "embedding", params)
 
 
 def _first(patterns: Iterable[str], path: Any) -> str | None:
     """The first of the patterns that is found in a path."""
     return next((pattern for pattern in patterns if re.search(pattern, path_name(path))), None)
-
-
-def _is_kernel(path: Any) -> bool:
-    """Whether it is one, such as `kernel`, `recurrent_kernel` or `output_kernel`."""
-    return _name(path).endswith("kernel")
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path[-1:], simple=True)
 
 
 _RULES: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -231,7 +181,7 @@ _RULES: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adam": optax.scale_by_adam,
     "adamw": optax.scale_by_adam,
     "lion": optax.scale_by_lion,
-    "muon": _muon,
+    "muon": muon,
 }
 
 OPTIMIZERS = tuple(_RULES)

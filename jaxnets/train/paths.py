@@ -27,6 +27,11 @@ def name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def last(path: Any) -> str:
+    """The last name of a key path."""
+    return name(path[-1:])
+
+
 def check_same(op: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raises ValueError unless both have the same paths, shapes and dtypes; leaves are (shape, dtype) pairs.
 

@@ -148,6 +148,24 @@ def test_muon_orthogonalises_kernels():
     assert values.max() / values.min() < 2 < np.linalg.cond(gradient["kernel"])
 
 
+def test_muon_takes_the_gates_of_a_cell_one_by_one():
+    rng = np.random.default_rng(0)
+    scales = np.repeat([1.0, 0.1, 0.01, 0.0], 4)  # the last gate has no gradient
+    gradient = {
+        "LSTM_0": {
+            "kernel": jnp.asarray(rng.normal(size=(6, 16)) * scales, jnp.float32),
+            "recurrent_kernel": jnp.asarray(rng.normal(size=(4, 16)) * scales, jnp.float32),
+        }
+    }
+    got = updated(train.optimizer("muon", 1.0), jax.tree.map(jnp.zeros_like, gradient), gradient)["LSTM_0"]
+    for name, whole in got.items():
+        *gates, last = jnp.split(whole, 4, axis=-1)
+        for gate, own in zip(gates, jnp.split(gradient["LSTM_0"][name], 4, axis=-1), strict=False):
+            alone = updated(train.optimizer("muon", 1.0), {"kernel": jnp.zeros(own.shape)}, {"kernel": own})["kernel"]
+            chex.assert_trees_all_close(gate, alone, atol=1e-6)
+        chex.assert_trees_all_equal(last, jnp.zeros_like(last))
+
+
 def test_muon_is_that_of_optax():
     rng = np.random.default_rng(0)
     shapes = {

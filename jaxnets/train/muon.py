@@ -49,14 +49,14 @@ def is_kernel(path: Any) -> bool:
 
 
 def _gates(kernels: Any) -> Any:
-    """How many matrices stand side by side in each kernel."""
+    """How many matrices stand side by side in each kernel; a projected LSTM's [P, 4 H], P below H, are taken as one."""
     found = {
         path[:-1]: leaf.shape for path, leaf in jax.tree.leaves_with_path(kernels) if last(path) == "recurrent_kernel"
     }
 
     def count(path: Any, leaf: Any) -> int:
         *_, into, out = found.get(path[:-1], (1, 1))
-        return out // into if out % into == 0 and leaf.shape[-1] == out else 1
+        return out // into if out in (2 * into, 3 * into, 4 * into) and leaf.shape[-1] == out else 1
 
     return jax.tree.map_with_path(count, kernels)
 

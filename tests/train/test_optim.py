@@ -166,6 +166,17 @@ def test_muon_takes_the_gates_of_a_cell_one_by_one():
         chex.assert_trees_all_equal(last, jnp.zeros_like(last))
 
 
+def test_muon_takes_a_projected_cell_as_one():
+    draw = np.random.default_rng(0).normal
+    gradient = {name: jnp.asarray(draw(size=(rows, 16)), jnp.float32) for name, rows in (("kernel", 6), ("other", 2))}
+    tx = train.optimizer("muon", 1.0)
+    alone = updated(tx, {"kernel": jnp.zeros((6, 16))}, {"kernel": gradient["kernel"]})
+    cell = {"kernel": gradient["kernel"], "recurrent_kernel": gradient["other"]}
+    chex.assert_trees_all_close(
+        updated(tx, jax.tree.map(jnp.zeros_like, cell), cell)["kernel"], alone["kernel"], atol=1e-6
+    )
+
+
 def test_muon_is_that_of_optax():
     rng = np.random.default_rng(0)
     shapes = {

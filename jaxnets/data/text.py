@@ -34,7 +34,10 @@ class Text:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def split(self) -> tuple[str, str, str]:
-        """Parts to train on, to choose by and to test on: the last tenth is the test, a fiftieth before it to choose.
+        """Parts to train on, to choose by and to test on.
+
+        The last tenth is the test, the first fiftieth of the rest is to choose by. So what is trained on ends where the
+        test begins, in the midst of a play or a file, as in figures that others give.
 
         Raises:
           ValueError: If a part has fewer than two characters.
@@ -43,8 +46,8 @@ class Text:
         [441, 9, 50]
         """
         kept = int(0.9 * len(self.text))
-        chosen = kept - kept // 50
-        parts = self.text[:chosen], self.text[chosen:kept], self.text[kept:]
+        chosen = kept // 50
+        parts = self.text[chosen:kept], self.text[:chosen], self.text[kept:]
         if min(map(len, parts)) < 2:
             raise ValueError(f"{self.name} has {len(self.text)} characters but a text to model wants 112 or more")
         return parts

@@ -14,14 +14,14 @@ from jaxnets import ops
 from jaxnets.layers import initial_carry
 
 _FIRST = 16  # tokens to the first call
-_SECONDS = 0.03  # what a call is to take
+_SECONDS = 0.03  # what a call may be waited for
 
 
 class Writer:
     """Writes on from prompts by any model of language under the sequence contract.
 
-    While the last few tokens are shown the device makes the next: 16 at first, then as many as take about 30
-    milliseconds, so that text flows and a call costs little beside them. The text is that of one compiled loop.
+    While the last few tokens are shown the device makes the next: 16 at first, then as many as are waited for 30
+    milliseconds at most, so that text flows and a call costs little beside them. The text is that of one compiled loop.
 
     >>> model = jn.models.LanguageModel(jn.layers.GRU(features=4), vocabulary=5, features=4)
     >>> variables = model.init(jax.random.key(0), jnp.array([[1, 2]]))
@@ -31,7 +31,7 @@ class Writer:
     20
     """
 
-    def __init__(self, model: Any, *, at_once: int = 512, **sampling: Any):
+    def __init__(self, model: Any, *, at_once: int = 1024, **sampling: Any):
         """Makes a writer; it compiles at its first prompt, and again for a prompt of another length.
 
         Args:
@@ -80,7 +80,10 @@ class Writer:
             begun = time.perf_counter()
             made, lengths, log_probs = jax.device_get(shown)  # whole: to index an array on the device takes longer
             seconds = time.perf_counter() - begun
-            more = min(2 * more, self.at_once) if seconds < _SECONDS else max(more // 2, 1)
+            if seconds < _SECONDS / 4:
+                more = min(4 * more, self.at_once)
+            elif seconds > _SECONDS:
+                more = max(more // 2, 1)
             length = int(lengths[0])
             yield from zip(made[0, :length].tolist(), log_probs[0, :length].tolist(), strict=True)
             if length < asked:

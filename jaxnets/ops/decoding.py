@@ -28,7 +28,7 @@ class Decoding(NamedTuple):
       seen: The tokens that were in the prompt or came since.
       recent: The last tokens that came, as many as a stop sequence may have; -1 before the first.
       stop: The stop sequences, one a row, -1 before the beginning.
-      done: The rows that have ended.
+      done: The rows that have ended; without stop sequences none does.
       steps: Tokens generated so far.
     """
 
@@ -138,6 +138,8 @@ def generate(
       ValueError: As `filter_logits` does.
     """
     batch, stops = state.done.shape[0], state.stop.shape[0] > 0
+    if not stops:  # no row can end, and to ask for it at every token would cost a small model a quarter more
+        state = state._replace(done=jnp.zeros_like(state.done))
 
     def choose(state: Decoding) -> Array:
         logits = state.logits

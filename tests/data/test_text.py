@@ -21,7 +21,7 @@ def test_the_standard_library_is_the_same_every_time():
 def test_parts_follow_one_another():
     text = data.Text("here", "".join(map(chr, range(300, 1300))))
     training, validation, test = text.split()
-    assert training + validation + test == text.text
+    assert validation + training + test == text.text
     assert (len(training), len(validation), len(test)) == (882, 18, 100)
     with pytest.raises(ValueError, match="here has 111 characters but a text to model wants 112"):
         data.Text("here", "x" * 111).split()

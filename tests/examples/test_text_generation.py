@@ -179,4 +179,5 @@ def test_ctrl_c_and_resume_give_the_same_bits(run, interrupted, text):
 def test_the_default_reads_source(example, as_users_do, tmp_path):
     command = [sys.executable, example.__file__, "train", "--json", "--run", "run"]
     done = subprocess.run(command, cwd=tmp_path, env=as_users_do, check=True, capture_output=True, text=True)
-    assert json.loads(done.stdout)["test"]["nats"] < 2.35
+    measured = 1.866 if sys.version_info[:2] == (3, 11) else 2.148  # the second with Python 3.13, whose text is another
+    assert json.loads(done.stdout)["test"]["nats"] < measured / 0.9

@@ -13,18 +13,19 @@ def _prompts(parameters: Mapping[str, int]) -> Arrays:
     return {"x": np.random.default_rng(0).integers(parameters["vocabulary"], size=shape, dtype=np.int32)}
 
 
-def _case(name: str, summary: str, **sizes: int) -> Case:
+def _shape(name: str, batch: int, **sizes: int) -> Shape:
+    return Shape(
+        name,
+        {"batch": batch, "prompt": 32, "tokens": 128, "vocabulary": 256, **sizes},
+        ours=("jaxnets", "jaxnets_streaming") if batch == 1 else ("jaxnets",),
+    )
+
+
+def _case(name: str, summary: str, *more: Shape, **sizes: int) -> Case:
     return Case(
         name=name,
         summary=summary,
-        shapes=tuple(
-            Shape(
-                f"batch {batch}",
-                {"batch": batch, "prompt": 32, "tokens": 128, "vocabulary": 256, **sizes},
-                ours=("jaxnets", "jaxnets_streaming") if batch == 1 else ("jaxnets",),
-            )
-            for batch in (1, 16)
-        ),
+        shapes=(*(_shape(f"batch {batch}", batch, **sizes) for batch in (1, 16)), *more),
         peers=("torch", "flax"),
         # The tokens themselves.
         agreement={"y": 0.0},
@@ -38,12 +39,13 @@ def _case(name: str, summary: str, **sizes: int) -> Case:
 
 LSTM = _case(
     "lstm_generation",
-    "a prompt and 128 tokens more by an LSTM with tied weights",
+    "a prompt and the tokens after it by an LSTM with tied weights",
+    _shape("a long text", 1, tokens=1000, features=256),  # from a small model, as the trainer writes
     features=512,
 )
 TRANSFORMER = _case(
     "transformer_generation",
-    "a prompt and 128 tokens more by a Transformer with its cache",
+    "a prompt and the tokens after it by a Transformer with its cache",
     features=256,
     heads=4,
     depth=4,

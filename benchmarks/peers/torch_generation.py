@@ -33,20 +33,25 @@ def generation(problem: Problem) -> Texts:
 
 
 def _recurrent(problem: Problem) -> _Logits:
-    """`nn.LSTM` with the embedding for a head."""
+    """`nn.LSTM` with the embedding for a head, after the prompt as `nn.LSTMCell`, which packs no weights anew."""
     device, features = device_of(problem), problem.parameters["features"]
     weights = {name.split("/")[-1]: torch.from_numpy(value).to(device) for name, value in problem.weights.items()}
     table = weights["embedding"]
-    layer = nn.LSTM(features, features, batch_first=True).to(device)
+    layer, cell = nn.LSTM(features, features, batch_first=True).to(device), nn.LSTMCell(features, features).to(device)
     ours = weights["kernel"].T, weights["recurrent_kernel"].T, weights["bias"], 0 * weights["bias"]
-    with torch.no_grad():
-        # They come in this order.
-        for parameter, value in zip(layer.parameters(), ours, strict=True):
-            parameter.copy_(value)
+    for module in layer, cell:
+        with torch.no_grad():
+            # They come in this order.
+            for parameter, value in zip(module.parameters(), ours, strict=True):
+                parameter.copy_(value)
 
     def logits(tokens: torch.Tensor, carry: Any) -> tuple[torch.Tensor, Any]:
-        y, carry = layer(functional.embedding(tokens, table), carry)
-        return functional.linear(y[:, -1], table), carry
+        x = functional.embedding(tokens, table)
+        if carry is None:
+            y, (h, c) = layer(x)
+            return functional.linear(y[:, -1], table), (h[0], c[0])
+        h, c = cell(x[:, 0], carry)
+        return functional.linear(h, table), (h, c)
 
     return logits
 

@@ -83,10 +83,18 @@ def moment(ledger):
     """What this process holds now."""
     resident, shared = map(int, Path("/proc/self/statm").read_text().split()[1:3])
     megabytes = (resident - shared) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    names = [thread_name(thread) for thread in os.listdir("/proc/self/task")]
     # TensorStore's pool has as many threads as it has had work of late.
-    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
-    threads = sum(not name.startswith("ts_pool") for name in names)
+    threads = sum(name is not None and not name.startswith("ts_pool") for name in names)
     return Moment(megabytes, threads, len(os.listdir("/proc/self/fd")), len(ledger.entries))
+
+
+def thread_name(thread):
+    """The name of a thread of this process, None if it ended since it was listed."""
+    try:
+        return Path("/proc/self/task", thread, "comm").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 if __name__ == "__main__":

@@ -193,15 +193,34 @@ def _run(plan: Plan, weights: Weights, xs: Any, carry: State, initial: State) ->
     return h, state
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _linearised(plan: Plan, weights: Weights, xs: Any, carry: State, initial: State) -> tuple[Any, State]:
+    """The recurrence, and for each step what its tangent needs.
+
+    Where a part of that is as large as the step's projection, it takes its place in memory.
+    """
+    return _forward(plan, plan.cell.linearise, weights, xs, carry, initial, in_place=True)
+
+
+@_linearised.defjvp
+def _linearised_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
+    # Backwards through a loop that writes in place there would be the whole array's cotangent at every step.
+    return jax.jvp(functools.partial(_forward, plan, plan.cell.linearise), primals, tangents)
+
+
 def _forward(
-    plan: Plan, advance: Callable[..., Any], weights: Weights, xs: Any, carry: State, initial: State
+    plan: Plan,
+    advance: Callable[..., Any],
+    weights: Weights,
+    xs: Any,
+    carry: State,
+    initial: State,
+    in_place: bool = False,
 ) -> tuple[Any, State]:
     """The recurrence: for each step (h, what `advance` keeps); the last state."""
     cell, dtype = plan.cell, carry.h.dtype
     bias = weights.bias.astype(dtype)  # added step by step: there it costs nothing, in bulk another array
     x, *rest = xs
-    projected = math.prod(x.shape[:-1]) * weights.kernel.shape[-1] * dtype.itemsize
-    at_once = isinstance(projected, int) and projected <= _PROJECTED
 
     def project(x: Array) -> Array:
         return cell.product(x, weights.kernel, plan.precision, dtype)
@@ -217,20 +236,45 @@ def _forward(
             after = where(valid, after, state)
         return after, (after.h, kept)
 
-    def block(state: State, inputs: Any) -> tuple[State, Any]:
-        (x, *rest), steps = inputs, []
-        inputs = x if at_once else project(x), *rest
-        for t in range(len(x)):
-            t = len(x) - 1 - t if plan.reverse else t
-            state, out = step(state, jax.tree.map(lambda a: a[t], inputs))  # noqa: B023
-            steps.append(out)
-        return state, jax.tree.map(lambda *a: jnp.stack(a), *(steps[::-1] if plan.reverse else steps))
-
     if plan.block is None:
         state, out = lax.scan(step, carry, (project(x), *rest), reverse=plan.reverse)
         return out, state
+
+    def steps(state: State, inputs: Any) -> tuple[State, Any]:
+        time, out = len(inputs[0]), []
+        for t in reversed(range(time)) if plan.reverse else range(time):
+            state, stepped = step(state, jax.tree.map(lambda a: a[t], inputs))  # noqa: B023
+            out.append(stepped)
+        return state, jax.tree.map(lambda *a: jnp.stack(a), *(out[::-1] if plan.reverse else out))
+
+    if in_place:
+        u = jax.eval_shape(project, x)
+        first = jax.tree.map(lambda a: a[0], rest)
+        _, out = jax.eval_shape(step, carry, (jax.ShapeDtypeStruct(u.shape[1:], u.dtype), *first))
+        leaves, tree = jax.tree.flatten(out)
+        place = next((i for i, leaf in enumerate(leaves) if (leaf.shape, leaf.dtype) == (u.shape[1:], u.dtype)), None)
+        if place is not None:
+
+            def replace(loop: tuple[State, Array], inputs: Any) -> tuple[tuple[State, Array], list[Array]]:
+                (state, memory), (times, rest) = loop, inputs
+                u = lax.dynamic_slice_in_dim(memory, times[0], len(times))
+                state, out = steps(state, (u, *rest))
+                leaves = jax.tree.leaves(out)
+                memory = lax.dynamic_update_slice_in_dim(memory, leaves.pop(place), times[0], axis=0)
+                return (state, memory), leaves
+
+            xs = jnp.arange(len(x)), rest
+            leaves, (state, memory) = _in_blocks(replace, (carry, project(x)), xs, plan.block, plan.reverse)
+            leaves.insert(place, memory)
+            return jax.tree.unflatten(tree, leaves), state
+
     # The projection of a long input would be written to memory and read back: that of a block stays in the cache.
-    return _in_blocks(block, carry, (project(x) if at_once else x, *rest), plan.block, plan.reverse)
+    projected = math.prod(x.shape[:-1]) * weights.kernel.shape[-1] * dtype.itemsize
+    if projected <= _PROJECTED:
+        return _in_blocks(steps, carry, (project(x), *rest), plan.block, plan.reverse)
+    return _in_blocks(
+        lambda state, inputs: steps(state, (project(inputs[0]), *inputs[1:])), carry, xs, plan.block, plan.reverse
+    )
 
 
 @functools.partial(_run.defjvp, symbolic_zeros=True)
@@ -239,7 +283,7 @@ def _run_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
     dweights, (dx, *_), dcarry, dinitial = given(tangents)
     cell, dtype = plan.cell, carry.h.dtype
     x, valid, starts, extras = xs
-    (h, kept), state = _forward(plan, cell.linearise, weights, xs, carry, initial)
+    (h, kept), state = _linearised(plan, weights, xs, carry, initial)
     kept = settled(kept, h)
 
     fed = cell.fed(enter(starts, initial.h, before(h, carry.h, plan.reverse)), extras)

@@ -12,7 +12,7 @@ from jaxnets.ops._attention_blocks import COTANGENT, FORWARD, TANGENT, Map, at_o
 from jaxnets.ops._attention_weights import Context, Operands, Plan
 from jaxnets.ops._dtype import accumulation_dtype
 from jaxnets.ops._linear_map import linear_map
-from jaxnets.ops._recurrence import given
+from jaxnets.ops._recurrent_state import given
 
 _FEWEST_QUERIES = 64  # on a CPU, for strips: with fewer there is one strip, and no mask worth skipping
 _LARGEST_WEIGHTS = 1 << 30  # bytes, elsewhere: more are not made at once

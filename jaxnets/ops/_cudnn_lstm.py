@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxnets.ops._recurrence import Weights, where
+from jaxnets.ops._recurrent_cell import Weights
 from jaxnets.ops._recurrent_cells import LSTMCarry
+from jaxnets.ops._recurrent_state import where
 from jaxnets.ops.masking import reverse_sequence
 from jaxnets.typing import Precision
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from jaxnets.ops._recurrence import Cell, Weights
 from jaxnets.ops._recurrent_call import Params, check_params, state_dtype
+from jaxnets.ops._recurrent_cell import Cell, Weights
 from jaxnets.ops._recurrent_cells import LSTMCarry, LSTMCell, sigmoid
 from jaxnets.ops._recurrent_noise import dropped
 from jaxnets.typing import Precision

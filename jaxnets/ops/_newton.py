@@ -34,19 +34,9 @@ from jaxnets.ops._newton_system import (
     solve_in_sequence,
     with_rows_in_sequence,
 )
-from jaxnets.ops._recurrence import (
-    Cell,
-    State,
-    Weights,
-    before,
-    bulk_products,
-    enter,
-    filled,
-    given,
-    settled,
-    under,
-    where,
-)
+from jaxnets.ops._recurrence import bulk_products
+from jaxnets.ops._recurrent_cell import Cell, State, Weights, settled
+from jaxnets.ops._recurrent_state import before, enter, filled, given, under, where
 from jaxnets.typing import Precision
 
 

@@ -14,7 +14,8 @@ from jax import lax
 from jaxtyping import Array
 
 from jaxnets.ops._affine_scan import affine_scan
-from jaxnets.ops._recurrence import Cell, State, Weights, enter, over, where
+from jaxnets.ops._recurrent_cell import Cell, State, Weights
+from jaxnets.ops._recurrent_state import enter, over, where
 from jaxnets.typing import Precision
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxnets.ops._dtype import accumulation_dtype
-from jaxnets.ops._recurrence import Cell, Weights
+from jaxnets.ops._recurrent_cell import Cell, Weights
 from jaxnets.ops._recurrent_solvers import solver
 from jaxnets.ops.masking import time_mask, zero_padding
 from jaxnets.typing import Precision

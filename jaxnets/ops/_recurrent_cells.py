@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxnets.ops._recurrence import Cell, Output
+from jaxnets.ops._recurrent_cell import Cell, Output
 
 Activation = Literal["tanh", "relu"]
 
@@ -108,13 +108,14 @@ class GRUCell(Cell):
         r, z = jnp.split(sigmoid(gates), 2, axis=-1)
         n = jnp.tanh(u + r * v)
         by_n = (1 - z) * (1 - n**2)
-        by_gates = jnp.concatenate([by_n * v * r * (1 - r), (state.h - n) * z * (1 - z)], axis=-1)
-        return GRUCarry(n + z * (state.h - n)), (z, by_gates, by_n, by_n * r)
+        slopes = jnp.concatenate([by_n * v * r * (1 - r), (state.h - n) * z * (1 - z), by_n], axis=-1)
+        return GRUCarry(n + z * (state.h - n)), (z, slopes, by_n * r)
 
     def tangent(
         self, kept: tuple[Array, ...], vectors: Any, extras: Any, dstate: GRUCarry, da: Any, dvectors: Any
     ) -> GRUCarry:
-        z, by_gates, by_u, by_v = kept
+        z, slopes, by_v = kept
         gates, u, v = da
+        by_gates, by_u = jnp.split(slopes, [2 * z.shape[-1]], axis=-1)
         r_part, z_part = jnp.split(by_gates * gates, 2, axis=-1)
         return GRUCarry(z * dstate.h + r_part + z_part + by_u * u + by_v * v)

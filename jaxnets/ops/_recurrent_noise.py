@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from jaxnets.ops._recurrence import Cell, settled
+from jaxnets.ops._recurrent_cell import Cell, settled
 from jaxnets.ops._recurrent_cells import GRUCarry, GRUCell, sigmoid
 from jaxnets.typing import Precision
 

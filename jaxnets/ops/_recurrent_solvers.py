@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from jaxnets.ops import _cudnn_lstm
 from jaxnets.ops._newton import Newton, newton_recurrence
-from jaxnets.ops._recurrence import Cell, recurrence
+from jaxnets.ops._recurrence import recurrence
+from jaxnets.ops._recurrent_cell import Cell
 from jaxnets.ops._recurrent_cells import GRUCell, LSTMCell, RNNCell
 
 Implementation = Literal["auto", "scan", "newton"] | Newton

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxnets.ops._lstm_variants import Extra, LSTMVariant
-from jaxnets.ops._recurrence import Weights
 from jaxnets.ops._recurrent_call import Params, over_time, state_dtype
+from jaxnets.ops._recurrent_cell import Weights
 from jaxnets.ops._recurrent_cells import LSTMCarry
 from jaxnets.ops._recurrent_noise import DropoutKind, noisy, update_rate
 from jaxnets.ops.convolution import conv

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxnets.ops._lstm_variants import lstm_cell
-from jaxnets.ops._recurrence import Weights
 from jaxnets.ops._recurrent_call import Params, check_params, one_step, over_time, state_dtype
+from jaxnets.ops._recurrent_cell import Weights
 from jaxnets.ops._recurrent_cells import Activation, GRUCarry, GRUCell, LSTMCarry, RNNCarry, RNNCell
 from jaxnets.ops._recurrent_noise import DropoutKind, GRUWithDropout, noisy, update_rate
 from jaxnets.ops._recurrent_solvers import Implementation, LSTMImplementation

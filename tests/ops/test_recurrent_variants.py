@@ -9,7 +9,7 @@ import pytest
 
 from jaxnets import ops
 from jaxnets.ops import GRUCarry, LSTMCarry, RNNCarry
-from jaxnets.ops._recurrence import Cell
+from jaxnets.ops._recurrent_cell import Cell
 from jaxnets.ops._recurrent_noise import noisy
 from tests.reference import recurrent_variants as reference
 from tests.reference.recurrent import gradients

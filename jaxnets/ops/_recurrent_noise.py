@@ -89,8 +89,8 @@ class GRUWithDropout(GRUCell):
         n = jnp.tanh(u + r * v)
         by_n = dropped((1 - z) * (1 - n**2), extras.update, self.update_dropout)
         n = dropped(n, extras.update, self.update_dropout)
-        by_gates = jnp.concatenate([by_n * v * r * (1 - r), (state.h - n) * z * (1 - z)], axis=-1)
-        return GRUCarry(n + z * (state.h - n)), (z, by_gates, by_n, by_n * r)
+        slopes = jnp.concatenate([by_n * v * r * (1 - r), (state.h - n) * z * (1 - z), by_n], axis=-1)
+        return GRUCarry(n + z * (state.h - n)), (z, slopes, by_n * r)
 
 
 def dropped(x: Array, mask: Array | None, rate: float) -> Array:

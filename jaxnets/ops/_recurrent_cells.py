@@ -116,6 +116,5 @@ class GRUCell(Cell):
     ) -> GRUCarry:
         z, slopes, by_v = kept
         gates, u, v = da
-        by_gates, by_u = jnp.split(slopes, [2 * z.shape[-1]], axis=-1)
-        r_part, z_part = jnp.split(by_gates * gates, 2, axis=-1)
-        return GRUCarry(z * dstate.h + r_part + z_part + by_u * u + by_v * v)
+        r, z_part, n = jnp.split(slopes * jnp.concatenate([gates, u], axis=-1), 3, axis=-1)
+        return GRUCarry(z * dstate.h + r + z_part + n + by_v * v)

@@ -160,13 +160,16 @@ def _replaced(
 ) -> tuple[list[Array], State]:
     """Scans `steps` over the projections in `memory`, each of which the result at this place takes the place of."""
 
+    shape = memory.shape[1:]
+
     def block(loop: tuple[State, Array], inputs: Any) -> tuple[tuple[State, Array], list[Array]]:
         (state, memory), (times, rest) = loop, inputs
-        u = lax.dynamic_slice_in_dim(memory, times[0], len(times))
+        u = lax.dynamic_slice_in_dim(memory, times[0], len(times)).reshape(len(times), *shape)
         state, out = steps(state, (u, *rest))
         leaves = jax.tree.leaves(out)
-        return (state, lax.dynamic_update_slice_in_dim(memory, leaves.pop(place), times[0], axis=0)), leaves
+        placed = leaves.pop(place).reshape(len(times), -1)
+        return (state, lax.dynamic_update_slice_in_dim(memory, placed, times[0], axis=0)), leaves
 
     xs = jnp.arange(len(memory)), rest
-    leaves, (state, memory) = in_blocks(block, (carry, memory), xs, size, reverse)
-    return [*leaves[:place], memory, *leaves[place:]], state
+    leaves, (state, memory) = in_blocks(block, (carry, memory.reshape(len(memory), -1)), xs, size, reverse)
+    return [*leaves[:place], memory.reshape(-1, *shape), *leaves[place:]], state

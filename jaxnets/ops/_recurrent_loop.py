@@ -159,7 +159,6 @@ def _replaced(
     steps: Callable[..., Any], place: int, carry: State, memory: Array, rest: Any, size: int, reverse: bool
 ) -> tuple[list[Array], State]:
     """Scans `steps` over the projections in `memory`, each of which the result at this place takes the place of."""
-
     shape = memory.shape[1:]
 
     def block(loop: tuple[State, Array], inputs: Any) -> tuple[tuple[State, Array], list[Array]]:

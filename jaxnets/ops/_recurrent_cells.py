@@ -91,6 +91,8 @@ class LSTMCell(Cell):
 class GRUCell(Cell):
     """h' = (1 - z) n + z h, with [r, z] = sigmoid(u + v) and n = tanh(u + r v), reset after the product."""
 
+    projected_at_once: ClassVar[bool] = False
+
     def join(self, u: Array, v: Array) -> tuple[Array, Array, Array]:
         width = u.shape[-1] // 3
         u_gates, u_n = jnp.split(u, [2 * width], axis=-1)

@@ -16,7 +16,7 @@ from jaxnets.typing import Precision
 
 _BLOCK = 8
 
-_PROJECTED = 4 << 20
+_PROJECTED = 2 << 20
 """Bytes of the projection of a whole input up to which it is computed at once: so many stay in the cache."""
 
 _HALVED = 256 << 10, 4 << 20
@@ -146,7 +146,8 @@ def forward(
             return jax.tree.unflatten(tree, leaves), state
 
     # The projection of a long input would be written to memory and read back: that of a block stays in the cache.
-    if math.prod(x.shape[:-1]) * weights.kernel.shape[-1] * dtype.itemsize <= _PROJECTED:
+    size = math.prod(x.shape[:-1]) * weights.kernel.shape[-1] * dtype.itemsize
+    if cell.projected_at_once and size <= _PROJECTED:
         return in_blocks(steps, carry, (project(x), *rest), plan.block, plan.reverse)
 
     def projected(state: State, inputs: Any) -> tuple[State, Any]:

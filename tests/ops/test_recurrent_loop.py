@@ -99,5 +99,4 @@ def test_what_is_kept_takes_the_place_of_the_projection(cell, gates):
     here, elsewhere = program(True), program(False)
     given = weights, xs, carry, carry
     jax.tree.map(np.testing.assert_array_equal, here(*given), elsewhere(*given))
-    saved = elsewhere.memory_analysis().temp_size_in_bytes - here.memory_analysis().temp_size_in_bytes
-    assert saved > 0.9 * 4 * time * rows * gates * H
+    assert here.memory_analysis().temp_size_in_bytes < 0.5 * 4 * time * rows * gates * H

@@ -14,7 +14,8 @@ from jaxnets.ops._recurrent_cell import Cell, State, Weights
 from jaxnets.ops._recurrent_state import enter, under, where
 from jaxnets.typing import Precision
 
-_BLOCK = 8
+_BLOCKS = {"cpu": (4, 5, 6, 7), None: (8, 10, 9, 7, 6, 5)}
+"""How many steps may be unrolled, best first: of the iterations' cost little is left, and each step is compiled again."""
 
 _PROJECTED = 2 << 20
 """Bytes of the projection of a whole input up to which it is computed at once: so many stay in the cache."""
@@ -47,8 +48,9 @@ class Plan(NamedTuple):
 
 
 def block_of(time: int) -> int:
-    """Steps to unroll: about eight, and a divisor of the time where there is one (a remainder costs a copy)."""
-    return next((block for block in (8, 10, 9, 7, 6, 5) if time % block == 0), min(time, _BLOCK))
+    """Steps to unroll: a divisor of the time where there is one (a remainder costs a copy)."""
+    blocks = _BLOCKS.get(jax.default_backend(), _BLOCKS[None])
+    return next((block for block in blocks if time % block == 0), min(time, blocks[0]))
 
 
 def _better_halved(cell: Cell, kernel: Array, rows: int) -> bool:

@@ -13,7 +13,7 @@ from jaxnets.ops._recurrent_cell import Weights
 from jaxnets.ops._recurrent_cells import GRUCell, LSTMCell, RNNCell
 from jaxnets.ops.conv_lstm import _ConvLSTMCell
 
-B, T, D, H = 4, 11, 3, 4  # eight steps and three
+B, T, D, H = 4, 11, 3, 4  # two blocks of steps and three more
 OPS = {"lstm": (ops.lstm, 4), "gru": (ops.gru, 3), "rnn": (ops.rnn, 1)}
 
 
@@ -84,7 +84,8 @@ def test_rows_are_halved_where_it_was_measured_to_help(monkeypatch):
 
 
 @pytest.mark.parametrize(("cell", "gates"), [(RNNCell(), 1), (LSTMCell(), 4), (GRUCell(), 3)], ids=str)
-def test_what_is_kept_takes_the_place_of_the_projection(cell, gates):
+def test_what_is_kept_takes_the_place_of_the_projection(cell, gates, x64):
+    del x64
     time, rows = 64, 8
     state = {1: ops.RNNCarry, 4: ops.LSTMCarry, 3: ops.GRUCarry}[gates]
     carry = state(*(jnp.full((rows, H), 0.1) for _ in state._fields))
@@ -98,5 +99,6 @@ def test_what_is_kept_takes_the_place_of_the_projection(cell, gates):
 
     here, elsewhere = program(True), program(False)
     given = weights, xs, carry, carry
-    jax.tree.map(np.testing.assert_array_equal, here(*given), elsewhere(*given))
-    assert here.memory_analysis().temp_size_in_bytes < 0.5 * 4 * time * rows * gates * H
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-13, atol=1e-15)
+    jax.tree.map(close, here(*given), elsewhere(*given))
+    assert here.memory_analysis().temp_size_in_bytes < 0.5 * 8 * time * rows * gates * H

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from jaxnets.ops._linear_map import varying_alike
 from jaxnets.ops._recurrent_cell import Cell, State, Weights
 from jaxnets.ops._recurrent_state import enter, under, where
 from jaxnets.typing import Precision
@@ -163,6 +164,7 @@ def _replaced(
 ) -> tuple[list[Array], State]:
     """Scans `steps` over the projections in `memory`, each of which the result at this place takes the place of."""
     shape = memory.shape[1:]
+    memory = varying_alike(memory, carry.h)[0]
 
     def block(loop: tuple[State, Array], inputs: Any) -> tuple[tuple[State, Array], list[Array]]:
         (state, memory), (times, rest) = loop, inputs
@@ -174,4 +176,4 @@ def _replaced(
 
     xs = jnp.arange(len(memory)), rest
     leaves, (state, memory) = in_blocks(block, (carry, memory.reshape(len(memory), -1)), xs, size, reverse)
-    return [*leaves[:place], memory.reshape(-1, *shape), *leaves[place:]], state
+    return [*leaves[:place], memory.reshape(len(memory), *shape), *leaves[place:]], state

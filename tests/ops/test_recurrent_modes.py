@@ -212,6 +212,17 @@ def flax_gradient(name, shape):
 
 
 @pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("empty", ["batch", "time"])
+def test_no_rows_or_no_steps_have_no_gradient(name, empty):
+    params, x = draw(name)
+    x = x[:0] if empty == "batch" else x[:, :0]
+    gradient, slope = jax.grad(scalar(name), (0, 1))(params, x), jax.jvp(scalar(name), (params, x), (params, x))[1]
+    assert gradient[1].shape == x.shape
+    assert slope == 0
+    assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("name", OPS)
 def test_checkpoints_save_memory(name):
     shape = batch, time, width, hidden = 4, 400, 8, 16
     programs = compiled(name, shape, checkpoint_every=20), compiled(name, shape), flax_gradient(name, shape)
@@ -223,19 +234,20 @@ def test_checkpoints_save_memory(name):
     assert cheap < (1.1 * least if name == "rnn" else min(usual, flax) / 2)
 
 
-@pytest.mark.parametrize("carried", [False, True])
-def test_under_shard_map(carried):
-    """Each device has its rows, and the carry too; the weights, alike on all, get the gradient of all rows."""
+@pytest.mark.parametrize("own", ["x", "x and carry", "carry"])
+def test_under_shard_map(own):
+    """Each device has its rows, its carry or both; the weights, alike on all, get the gradient of all rows."""
     params = {"kernel": jnp.full((3, 8), 0.1), "recurrent_kernel": jnp.full((2, 8), 0.1), "bias": jnp.zeros(8)}
     x, carry = jnp.linspace(-1, 1, 60).reshape(4, 5, 3), LSTMCarry(jnp.full((4, 2), 0.3), jnp.full((4, 2), -0.2))
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    carry, whole, rows = carry if carried else None, PartitionSpec(), PartitionSpec("data")
+    carry, whole, rows = carry if "carry" in own else None, PartitionSpec(), PartitionSpec("data")
+    specs = whole, rows if "x" in own else whole, rows
 
     def loss(params, x, carry):
         return jnp.sum(jnp.square(ops.lstm(params, x, carry=carry)[0]))
 
     sharded = jax.shard_map(
-        lambda *own: jax.lax.psum(loss(*own), "data"), mesh=mesh, in_specs=(whole, rows, rows), out_specs=whole
+        lambda *given: jax.lax.psum(loss(*given), "data"), mesh=mesh, in_specs=specs, out_specs=whole
     )
     got, want = (jax.jit(jax.grad(f))(params, x, carry) for f in (sharded, loss))
     for name, gradient in want.items():

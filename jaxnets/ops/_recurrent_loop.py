@@ -16,7 +16,7 @@ from jaxnets.ops._recurrent_state import enter, under, where
 from jaxnets.typing import Precision
 
 _BLOCKS = {"cpu": (4, 5, 6, 7), None: (8, 10, 9, 7, 6, 5)}
-"""How many steps may be unrolled, best first: of the iterations' cost little is left, and each step is compiled again."""
+"""How many steps may be unrolled, best first: more of them take longer to compile, and on a CPU gain nothing."""
 
 _PROJECTED = 2 << 20
 """Bytes of the projection of a whole input up to which it is computed at once: so many stay in the cache."""

@@ -165,15 +165,16 @@ def _replaced(
     """Scans `steps` over the projections in `memory`, each of which the result at this place takes the place of."""
     shape = memory.shape[1:]
     memory = varying_alike(memory, carry.h)[0]
+    flat = (-1,) if jax.device_count() == 1 else shape  # over devices, each may have its own axis of the mesh
 
     def block(loop: tuple[State, Array], inputs: Any) -> tuple[tuple[State, Array], list[Array]]:
         (state, memory), (times, rest) = loop, inputs
         u = lax.dynamic_slice_in_dim(memory, times[0], len(times)).reshape(len(times), *shape)
         state, out = steps(state, (u, *rest))
         leaves = jax.tree.leaves(out)
-        placed = leaves.pop(place).reshape(len(times), -1)
+        placed = leaves.pop(place).reshape(len(times), *flat)
         return (state, lax.dynamic_update_slice_in_dim(memory, placed, times[0], axis=0)), leaves
 
     xs = jnp.arange(len(memory)), rest
-    leaves, (state, memory) = in_blocks(block, (carry, memory.reshape(len(memory), -1)), xs, size, reverse)
+    leaves, (state, memory) = in_blocks(block, (carry, memory.reshape(len(memory), *flat)), xs, size, reverse)
     return [*leaves[:place], memory.reshape(len(memory), *shape), *leaves[place:]], state

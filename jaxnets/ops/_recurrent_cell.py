@@ -39,8 +39,8 @@ class Cell:
     latter saves a pass over what `linearise` kept."""
 
     projected_at_once: ClassVar[bool] = True
-    """Whether an input may be projected for many steps at once. Where its projection enters a step at two places XLA on
-    a CPU then fuses a step with the one before, at twice the time."""
+    """Whether a short input is projected at once also where nothing is written over its projection. Where that enters a
+    step at two places XLA on a CPU then fuses a step with the one before, at twice the time."""
 
     def product(self, x: Array, kernel: Array, precision: Precision, dtype: Any) -> Array:
         """The bilinear map of an input, or of a state, with its kernel."""
@@ -67,7 +67,7 @@ class Cell:
         raise NotImplementedError
 
     def linearise(self, state: State, a: Any, vectors: Any, extras: Any) -> tuple[State, Any]:
-        """The state after a step, and what `tangent` needs of it."""
+        """The state after a step, and what `tangent` needs of it: arrays [..., B, ...], or `Output`."""
         return self.step(state, a, vectors, extras), (state, a)
 
     def tangent(self, kept: Any, vectors: Any, extras: Any, dstate: State, da: Any, dvectors: Any) -> State:

@@ -61,7 +61,12 @@ def _better_halved(cell: Cell, kernel: Array, rows: int) -> bool:
     after another, until an operation that the cores share ends on another: from then on each has a half of the rows.
     """
     least, most = _HALVED
-    if rows % 2 or type(cell).product is not Cell.product or not least < kernel.size * kernel.dtype.itemsize <= most:
+    if (
+        not rows
+        or rows % 2
+        or type(cell).product is not Cell.product
+        or not least < kernel.size * kernel.dtype.itemsize <= most
+    ):
         return False
     return jax.default_backend() == "cpu" and jax.device_count() == 1  # of rows over devices, halves would be moved
 

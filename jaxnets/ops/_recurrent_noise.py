@@ -40,6 +40,10 @@ class Noisy(Cell):
     def forced_by_state(self) -> bool:  # type: ignore[override]
         return self.cell.forced_by_state
 
+    @property
+    def projected_at_once(self) -> bool:  # type: ignore[override]
+        return self.cell.projected_at_once
+
     def product(self, x: Array, kernel: Array, precision: Precision, dtype: Any) -> Array:
         return self.cell.product(x, kernel, precision, dtype)
 

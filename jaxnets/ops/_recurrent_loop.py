@@ -16,7 +16,7 @@ from jaxnets.ops._recurrent_state import enter, under, where
 from jaxnets.typing import Precision
 
 _BLOCKS = {"cpu": (4, 5, 6, 7), None: (8, 10, 9, 7, 6, 5)}
-"""How many steps may be unrolled, best first: more of them take longer to compile, and on a CPU gain nothing."""
+"""How many steps may be unrolled, best first: more of them take longer to compile, and on a CPU gain little."""
 
 _PROJECTED = 2 << 20
 """Bytes of the projection of a whole input up to which it is computed at once: so many stay in the cache."""
@@ -61,12 +61,7 @@ def _better_halved(cell: Cell, kernel: Array, rows: int) -> bool:
     after another, until an operation that the cores share ends on another: from then on each has a half of the rows.
     """
     least, most = _HALVED
-    if (
-        not rows
-        or rows % 2
-        or type(cell).product is not Cell.product
-        or not least < kernel.size * kernel.dtype.itemsize <= most
-    ):
+    if rows % 2 or type(cell).product is not Cell.product or not least < kernel.size * kernel.dtype.itemsize <= most:
         return False
     return jax.default_backend() == "cpu" and jax.device_count() == 1  # of rows over devices, halves would be moved
 
